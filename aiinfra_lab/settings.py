@@ -1,0 +1,113 @@
+"""What a user may configure: environment variables that start with ``AIINFRA_``.
+
+The settings are read at first use, so importing this module reads nothing. An engine's
+address that is unset means the embedded engine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aiinfra_lab.errors import InputError
+
+# Dependencies that report home by default; the course sends nothing anywhere.
+_TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+class Settings(BaseSettings):
+    """The course's settings; ``AIINFRA_HOME=/data/course`` sets ``home``, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="AIINFRA_", extra="ignore", frozen=True)
+
+    home: Path = Field(
+        default_factory=lambda: _user_folder("data"),
+        description="state that lasts: clusters, registries",
+    )
+    cache: Path = Field(
+        default_factory=lambda: _user_folder("cache"),
+        description="what can be made again: binaries, images",
+    )
+    scratch_root: Path | None = Field(
+        default=None, description="where notebooks write; unset: home/scratch"
+    )
+    progress: str | None = Field(
+        default=None,
+        pattern="^(off|plain|rich|notebook)$",
+        description="off, plain, rich or notebook; unset: chosen by where the output goes",
+    )
+    require: str = Field(default="", description="needs, by name, whose absence fails a test")
+    valkey_url: str | None = Field(default=None, description="Redis or Valkey; unset: embedded")
+    kafka_servers: str | None = Field(default=None, description="Kafka; unset: embedded")
+    s3_url: str | None = Field(default=None, description="S3; unset: embedded")
+    mlflow_url: str | None = Field(default=None, description="MLflow server; unset: SQLite")
+
+    @property
+    def required_needs(self) -> frozenset[str]:
+        """The names in ``AIINFRA_REQUIRE``, separated by blanks or commas."""
+        return frozenset(self.require.replace(",", " ").split())
+
+    def scratch(self, chapter: str) -> Path:
+        """An empty-or-existing folder outside the checkout where chapter ``chapter`` writes."""
+        folder = (self.scratch_root or self.home / "scratch") / chapter
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_scratch(self, chapter: str) -> Path:
+        """The same folder, emptied: every run of a chapter begins with nothing."""
+        shutil.rmtree(self.scratch(chapter), ignore_errors=True)
+        return self.scratch(chapter)
+
+
+def _user_folder(kind: str) -> Path:
+    """The platform's folder for this user; with a read-only home, one in the temporary folder."""
+    import tempfile
+
+    import platformdirs
+
+    wanted = platformdirs.user_data_path if kind == "data" else platformdirs.user_cache_path
+    folder = wanted("aiinfra")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir()) / f"aiinfra-{os.getuid()}" / kind
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read from the environment the first time.
+
+    Raises
+    ------
+    InputError
+        A variable holds a value that its setting cannot take.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"AIINFRA_{str(first['loc'][0]).upper()}"
+        raise InputError(
+            f"{name} cannot be used: {first['msg']}", found=repr(first["input"])
+        ) from None
+
+
+def silence_telemetry() -> None:
+    """Tell every dependency, in this process and its children, to report nothing."""
+    for name, value in _TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
