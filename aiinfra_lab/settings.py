@@ -11,7 +11,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aiinfra_lab.errors import InputError
@@ -30,7 +30,10 @@ _TELEMETRY_OFF = {
 class Settings(BaseSettings):
     """The course's settings; ``AIINFRA_HOME=/data/course`` sets ``home``, and so on."""
 
-    model_config = SettingsConfigDict(env_prefix="AIINFRA_", extra="ignore", frozen=True)
+    # An empty variable is an unset one: AIINFRA_HOME= must not mean the working folder.
+    model_config = SettingsConfigDict(
+        env_prefix="AIINFRA_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     home: Path = Field(
         default_factory=lambda: _user_folder("data"),
@@ -43,12 +46,18 @@ class Settings(BaseSettings):
     scratch_root: Path | None = Field(
         default=None, description="where notebooks write; unset: home/scratch"
     )
+    course: Path | None = Field(
+        default=None, description="the course's folder; unset: found from the working folder"
+    )
     progress: str | None = Field(
         default=None,
         pattern="^(off|plain|rich|notebook)$",
         description="off, plain, rich or notebook; unset: chosen by where the output goes",
     )
     require: str = Field(default="", description="needs, by name, whose absence fails a test")
+    browser: str | None = Field(
+        default=None, description="Chromium or Chrome for the browser tests; unset: looked for"
+    )
     valkey_url: str | None = Field(default=None, description="Redis or Valkey; unset: embedded")
     kafka_servers: str | None = Field(default=None, description="Kafka; unset: embedded")
     s3_url: str | None = Field(default=None, description="S3; unset: embedded")
@@ -59,10 +68,31 @@ class Settings(BaseSettings):
         """The names in ``AIINFRA_REQUIRE``, separated by blanks or commas."""
         return frozenset(self.require.replace(",", " ").split())
 
+    @field_validator("home", "cache", "scratch_root", "course")
+    @classmethod
+    def _whole_path(cls, path: Path | None) -> Path | None:
+        # Children run in other folders, and nothing but a shell expands "~".
+        return path.expanduser().absolute() if path else path
+
     def scratch(self, chapter: str) -> Path:
-        """An empty-or-existing folder outside the checkout where chapter ``chapter`` writes."""
+        """An empty-or-existing folder outside the checkout where chapter ``chapter`` writes.
+
+        Raises
+        ------
+        InputError
+            ``chapter`` is no plain name, or the folder cannot be made.
+        """
+        # clear_scratch() deletes what this names.
+        if not chapter or chapter in {".", ".."} or "/" in chapter:
+            raise InputError(f"a scratch folder has a plain name, found {chapter!r}")
         folder = (self.scratch_root or self.home / "scratch") / chapter
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be made: {error.strerror}",
+                fix="Set AIINFRA_HOME to a folder that you may write to.",
+            ) from None
         return folder
 
     def clear_scratch(self, chapter: str) -> Path:

@@ -1,1 +1,1 @@
-"""."""
+"""The command ``aiinfra``: one module per noun, each importing its package inside the function."""

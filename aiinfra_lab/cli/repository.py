@@ -1,0 +1,106 @@
+"""``build``: what is generated in the repository, made again or proved current."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from aiinfra_lab.course.building import Generator
+    from aiinfra_lab.course.layout import Course
+
+TABLE_BEGIN, TABLE_END = "<!-- chapters -->", "<!-- /chapters -->"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(build)
+
+
+def build(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if anything is not current.")
+    ] = False,
+    execute: Annotated[
+        list[str],
+        typer.Option("--execute", help="Execute this chapter and its lab's master first; or all."),
+    ] = [],  # noqa: B006 - typer copies it
+    fresh: Annotated[
+        bool, typer.Option(help="With --execute: replace every output, changed or not.")
+    ] = False,
+) -> int:
+    """Make labs/, their public results and the tables again from their sources.
+
+    Example: aiinfra build --execute 00, then aiinfra build --check
+    """
+    from aiinfra_lab.course.building import stale, write_stale
+    from aiinfra_lab.course.layout import Course
+    from aiinfra_lab.errors import InputError
+
+    course = Course.find()
+    if check and execute:
+        raise InputError("--check writes nothing, so it cannot go with --execute")
+    if execute:
+        # A master's own checks show their verdict only beside the public results.
+        write_stale(course, _generators())
+    for identifier in execute:
+        _execute(course, identifier, fresh)
+    if not check:
+        for path in write_stale(course, _generators()):
+            print(path.relative_to(course.root))
+        return 0
+    found = list(stale(course, _generators()))
+    for name, path, _ in found:
+        print(f"{path.relative_to(course.root)} is not current ({name})")
+    if found:
+        print("aiinfra: run `aiinfra build` and look at the diff", file=sys.stderr)
+    return 1 if found else 0
+
+
+def _generators() -> dict[str, Generator]:
+    from aiinfra_lab.course.building import GENERATORS
+
+    return {**GENERATORS, "chapters table": _readme}
+
+
+def _readme(course: Course) -> dict[Path, str]:
+    """The README with the table of chapters made anew."""
+    from aiinfra_lab.course.catalogue import catalogue
+    from aiinfra_lab.errors import InputError
+
+    path = course.root / "README.md"
+    before, begin, rest = path.read_text(encoding="utf-8").partition(TABLE_BEGIN)
+    _, end, after = rest.partition(TABLE_END)
+    if not end:
+        raise InputError(f"README.md needs the lines {TABLE_BEGIN} and {TABLE_END}")
+    lines = ["| | chapter | minutes | lab | status |", "|---|---|---|---|---|"]
+    for e in catalogue(course):
+        title = f"[{e.title}]({e.notebook})" if e.notebook else e.title
+        lines.append(f"| {e.id} | {title} | {e.minutes or ''} | {e.lab} | {e.status} |")
+    return {path: before + begin + "\n" + "\n".join(lines) + "\n" + end + after}
+
+
+def _execute(course: Course, identifier: str, fresh: bool) -> None:
+    """Execute notebooks and store what changed."""
+    from aiinfra_lab.course.building import refreshed
+    from aiinfra_lab.course.execution import execute
+    from aiinfra_lab.course.layout import notebook_names
+    from aiinfra_lab.course.metadata import read_metadata
+    from aiinfra_lab.course.notebooks import read_notebook, write_notebook
+
+    folders = (course.chapters, course.masters)
+    every = [folder / f"{name}.ipynb" for folder in folders for name in notebook_names(folder)]
+    if identifier == "all":
+        paths = every
+    else:
+        stem = course.notebook(course.chapters, identifier).stem
+        paths = [path for path in every if path.stem == stem]
+    for path in paths:
+        print(f"executing {path.relative_to(course.root)}", file=sys.stderr)
+        stored = read_notebook(path)
+        budget = read_metadata(stored, path.name).budget_s
+        executed = execute(path, budget_s=budget, progress=sys.stderr.isatty())
+        write_notebook(path, refreshed(stored, executed, keep=not fresh))

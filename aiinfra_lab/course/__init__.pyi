@@ -1,0 +1,14 @@
+from .comparison import Difference as Difference
+from .comparison import compare as compare
+from .comparison import compare_all as compare_all
+from .conditions import ascending as ascending
+from .conditions import count as count
+from .conditions import distinct as distinct
+from .conditions import each_between as each_between
+from .conditions import mean_between as mean_between
+from .conditions import same_items as same_items
+from .conditions import spread_between as spread_between
+from .exercises import exercise as exercise
+from .layout import Course as Course
+from .records import Record as Record
+from .records import show as show
