@@ -83,6 +83,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         _say(_os_sentence(error))
         return MISSING
+    if result == INTERRUPTED:  # typer has caught the Ctrl-C itself
+        _say("interrupted")
     return result if isinstance(result, int) else OK
 
 

@@ -23,12 +23,16 @@ from aiinfra_lab.course.notebooks import (
     normalised,
     read_notebook,
     stripped,
+    tags,
 )
 from aiinfra_lab.course.records import holds_records, records_in
 from aiinfra_lab.course.runner import Executor, LocalExecutor
 from aiinfra_lab.course.submissions import read_submission, rebuilt
 from aiinfra_lab.errors import NotebookError
 from aiinfra_lab.files import write_text
+
+# The tag of a cell whose output says something about the machine and no other reader.
+UNSTORED = "unstored"
 
 Generator = Callable[[Course], Mapping[Path, str]]
 
@@ -54,7 +58,16 @@ def write_stale(course: Course, generators: Mapping[str, Generator]) -> list[Pat
 def notebooks(course: Course) -> dict[Path, str]:
     """Chapters, pages and masters in their normalised form."""
     paths = [*_paths(course.chapters), *_paths(course.masters)]
-    return {path: dumps(normalised(read_notebook(path))) for path in paths}
+    return {path: dumps(committed(read_notebook(path))) for path in paths}
+
+
+def committed(notebook: Notebook) -> Notebook:
+    """The normalised form, without the outputs of cells that describe this machine."""
+    result = normalised(notebook)
+    for cell in code_cells(result):
+        if UNSTORED in tags(cell):
+            cell["outputs"] = []
+    return result
 
 
 def labs(course: Course) -> dict[Path, str]:
@@ -124,7 +137,7 @@ def refreshed(stored: Notebook, fresh: Notebook, *, keep: bool = True) -> Notebo
         if not (keep and _agrees(old, new)):
             old["outputs"] = new["outputs"]
         old["execution_count"] = 1
-    return normalised(result)
+    return committed(result)
 
 
 def _agrees(old: Cell, new: Cell) -> bool:
@@ -147,5 +160,6 @@ def _rest(cell: Cell) -> list[object]:
             continue
         data = output.get("data", {})
         texts = {mime: value for mime, value in data.items() if not mime.startswith("image/")}
-        rest.append((output["output_type"], output.get("text"), output.get("ename"), texts))
+        words = (output.get(key) for key in ("output_type", "name", "text", "ename"))
+        rest.append((*words, texts))
     return rest

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from aiinfra_lab.course.comparison import Difference
 from aiinfra_lab.course.exercises import Raised
-from aiinfra_lab.course.judgement import differences_in, exercise_output, raised_in
+from aiinfra_lab.course.judgement import differences_in, exercise_output, is_check, raised_in
 from aiinfra_lab.course.layout import Course
-from aiinfra_lab.course.masters import Exercise, exercises, grade_id
+from aiinfra_lab.course.masters import Exercise, exercises, grade_id, is_answer
 from aiinfra_lab.course.metadata import NotebookMetadata, read_metadata
 from aiinfra_lab.course.notebooks import Cell, Notebook, code_cells, read_notebook, stripped
 from aiinfra_lab.course.runner import CellRun, Executor, LocalExecutor
@@ -173,6 +173,8 @@ def _mark(
     runs: Mapping[str, CellRun],
 ) -> Mark:
     run = runs[cells[exercise.check]["id"]]
+    if own := _own_failure(lab, runs):
+        return Mark(exercise.name, exercise.points, "not yet", own)
     answers = [runs[cells[key]["id"]] for key in exercise.answers]
     differences = differences_in(lab.reference[exercise.check], run.outputs)
     if not differences and not run.failure:
@@ -185,6 +187,17 @@ def _mark(
     public = tuple(d for d in differences if d.record in shown)
     reason = _reason(exercise, submission, run, public, raised)
     return Mark(exercise.name, exercise.points, "not yet", reason, public)
+
+
+def _own_failure(lab: Lab, runs: Mapping[str, CellRun]) -> str:
+    """What went wrong in a cell that is not the learner's; their answers are not to blame."""
+    for cell in code_cells(lab.master):
+        run = runs.get(cell["id"])
+        if run and run.failure and not is_answer(cell) and not is_check(cell):
+            error = run.error
+            why = f"{error['ename']}: {error['evalue']}" if error else run.failure.splitlines()[0]
+            return f"the lab's own cell {cell['id']!r} failed, which is not your fault: {why}"
+    return ""
 
 
 def _raised(run: CellRun, answers: list[CellRun]) -> Raised | None:

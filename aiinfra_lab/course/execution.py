@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiinfra_lab.course.notebooks import Notebook, read_notebook
+from aiinfra_lab.course.notebooks import Notebook, normalised, read_notebook, write_notebook
 from aiinfra_lab.errors import NotebookError
 
 # A cell that runs longer than this many budgets hangs.
@@ -82,8 +82,9 @@ def execute(
             ) from None
         finally:
             if keep is not None and output.exists():
-                _keep(output, keep)
-        return read_notebook(output)
+                write_notebook(keep, read_notebook(output))
+        # Normalised, because a kernel may send one printed line in two pieces.
+        return normalised(read_notebook(output))
 
 
 def _cell_name(path: Path, error: Any) -> str:
@@ -93,12 +94,6 @@ def _cell_name(path: Path, error: Any) -> str:
         if cell["cell_type"] == "code" and cell["source"].strip() == str(error.source).strip():
             return repr(cell.get("id", "?"))
     return str(error.cell_index)
-
-
-def _keep(output: Path, keep: Path) -> None:
-    from aiinfra_lab.course.notebooks import write_notebook
-
-    write_notebook(keep, read_notebook(output))
 
 
 @contextlib.contextmanager
