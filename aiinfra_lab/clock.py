@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+_SECOND = 1_000_000_000  # nanoseconds
 
 
 class Clock(Protocol):
@@ -56,29 +59,32 @@ class ManualClock:
         if start.tzinfo is None:
             raise ValueError("start must be an aware datetime, such as datetime(..., tzinfo=UTC)")
         self._start = start.astimezone(UTC)
-        self._elapsed = 0.0
+        # Whole nanoseconds: eight times 0.1 s must reach a sleeper of 0.8 s, and in floats
+        # the sum is less.
+        self._elapsed = 0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def monotonic(self) -> float:
-        return self._elapsed
+        return self._elapsed / _SECOND
 
     def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._elapsed)
+        return self._start + timedelta(microseconds=self._elapsed // 1000)
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), future))
+        until = math.inf if seconds == math.inf else self._elapsed + round(seconds * _SECOND)
+        heapq.heappush(self._sleepers, (until, next(self._order), future))
         await future
 
     def advance(self, seconds: float) -> None:
         """Move time forward and wake, in order, whoever slept until then."""
-        if seconds < 0:
-            raise ValueError(f"time does not go back: advance({seconds})")
-        self._elapsed += seconds
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"time goes forward, and not for ever: advance({seconds})")
+        self._elapsed += round(seconds * _SECOND)
         while self._sleepers and self._sleepers[0][0] <= self._elapsed:
             future = heapq.heappop(self._sleepers)[2]
             if not future.done():

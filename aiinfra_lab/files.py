@@ -13,11 +13,12 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: str | Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
     """Open a file that appears under ``path`` only when the block ends without an error.
 
     The bytes are forced to the disk before the rename (else a crash may leave an empty file
-    under the final name), and an old file keeps its permissions.
+    under the final name), and an old file keeps its permissions unless ``mode`` gives others.
+    With ``mode=0o600`` the bytes are at no time readable by anyone else.
 
     Examples
     --------
@@ -36,7 +37,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part = Path(name)
-        part.chmod(_mode_for(target))
+        part.chmod(_mode_for(target) if mode is None else mode)
         part.replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -53,9 +54,9 @@ def _mode_for(target: Path) -> int:
         return 0o666 & ~mask
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically."""
-    with atomic_writer(path) as file:
+def write_bytes(path: str | Path, data: bytes, *, mode: int | None = None) -> None:
+    """Write ``data`` to ``path`` atomically, with the permissions ``mode`` if given."""
+    with atomic_writer(path, mode=mode) as file:
         file.write(data)
 
 
@@ -81,9 +82,19 @@ def digest_file(path: str | Path) -> str:
 
 
 def digest_tree(root: str | Path) -> str:
-    """SHA-256 over the names and contents of every file under ``root``, in a fixed order."""
+    """SHA-256 over the names and contents of every file under ``root``, in a fixed order.
+
+    Raises
+    ------
+    NotADirectoryError
+        ``root`` is no folder; it must not pass for an empty one.
+    """
     base = Path(root)
+    if not base.is_dir():
+        raise NotADirectoryError(f"{base} is not a folder")
     total = hashlib.sha256()
     for path in sorted(p for p in base.rglob("*") if p.is_file()):
-        total.update(f"{path.relative_to(base).as_posix()}\0{digest_file(path)}\n".encode())
+        # fsencode: a name may hold bytes that are no UTF-8.
+        total.update(os.fsencode(path.relative_to(base).as_posix()))
+        total.update(f"\0{digest_file(path)}\n".encode())
     return f"sha256:{total.hexdigest()}"

@@ -22,8 +22,16 @@ def substream_seed(seed: int | str, *names: str) -> int:
 
     SHA-256 keeps the sub-streams unrelated also for neighbouring seeds, where ``seed + 1``
     would give two parts of a program the same numbers.
+
+    Raises
+    ------
+    ValueError
+        A name holds a NUL, which stands between the names.
     """
-    text = "\0".join([str(seed), *names])
+    parts = [str(seed), *names]
+    if any("\0" in part for part in parts):
+        raise ValueError(f"a name of a stream must not hold a NUL: {parts}")
+    text = "\0".join(parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 

@@ -299,7 +299,7 @@ def _html(rows: Sequence[Row]) -> str:
             lines.append(
                 f'<tr><th scope="row" {left}>{escape(row.name)}</th>'
                 f'<td {left}><span style="color: {colour}" aria-hidden="true">{mark}</span>'
-                f" {row.status}</td>"
+                f"&nbsp;{row.status}</td>"
                 f"<td {left}>{escape(row.detail)}</td><td {left}>{escape(row.fix)}</td></tr>"
             )
         lines.append("</tbody>")

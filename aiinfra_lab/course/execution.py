@@ -98,14 +98,15 @@ def _cell_name(path: Path, error: Any) -> str:
 
 @contextlib.contextmanager
 def _quiet_kernel() -> Iterator[None]:
-    """Papermill's own log lines off, and progress lines of the course off in the kernel."""
+    """Papermill's own log lines off, and the course's progress lines, which would be output."""
     logger = logging.getLogger("papermill")
     level, old = logger.level, os.environ.get("AIINFRA_PROGRESS")
     logger.setLevel(logging.ERROR)
-    os.environ["AIINFRA_PROGRESS"] = old or "off"
+    os.environ["AIINFRA_PROGRESS"] = "off"
     try:
         yield
     finally:
         logger.setLevel(level)
-        if old is None:
-            del os.environ["AIINFRA_PROGRESS"]
+        del os.environ["AIINFRA_PROGRESS"]
+        if old is not None:
+            os.environ["AIINFRA_PROGRESS"] = old
