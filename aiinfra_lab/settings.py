@@ -16,16 +16,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aiinfra_lab.errors import InputError
 
-# Dependencies that report home by default; the course sends nothing anywhere.
-_TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "GX_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-
 
 class Settings(BaseSettings):
     """The course's settings; ``AIINFRA_HOME=/data/course`` sets ``home``, and so on."""
@@ -135,9 +125,3 @@ def settings() -> Settings:
         raise InputError(
             f"{name} cannot be used: {first['msg']}", found=repr(first["input"])
         ) from None
-
-
-def silence_telemetry() -> None:
-    """Tell every dependency, in this process and its children, to report nothing."""
-    for name, value in _TELEMETRY_OFF.items():
-        os.environ.setdefault(name, value)

@@ -28,7 +28,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep whatever a test writes out of the user's home and out of the checkout."""
-    from aiinfra_lab.settings import settings, silence_telemetry
+    from aiinfra_lab.settings import settings
+    from aiinfra_lab.telemetry import silence_telemetry
 
     silence_telemetry()
     base = tmp_path_factory.mktemp("aiinfra")

@@ -13,6 +13,7 @@ import typer
 from aiinfra_lab import __version__
 from aiinfra_lab.cli import chapters, desk, labs, machine, repository
 from aiinfra_lab.errors import AIInfraLabError
+from aiinfra_lab.telemetry import silence_telemetry
 
 OK, NO, BAD_INPUT, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -59,8 +60,6 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of ``aiinfra`` with these arguments; errors become sentences on stderr."""
-    from aiinfra_lab.settings import silence_telemetry
-
     silence_telemetry()
     try:
         result = app(arguments, prog_name="aiinfra", standalone_mode=False)

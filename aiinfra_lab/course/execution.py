@@ -98,15 +98,21 @@ def _cell_name(path: Path, error: Any) -> str:
 
 @contextlib.contextmanager
 def _quiet_kernel() -> Iterator[None]:
-    """Papermill's own log lines off, and the course's progress lines, which would be output."""
-    logger = logging.getLogger("papermill")
-    level, old = logger.level, os.environ.get("AIINFRA_PROGRESS")
-    logger.setLevel(logging.ERROR)
+    """Papermill's own log lines off, and the course's progress lines, which would be output.
+
+    asyncio reports what a Ctrl-C cut off in the middle of a message; that is no news.
+    """
+    loggers = {logging.getLogger(name): logging.CRITICAL for name in ("papermill", "asyncio")}
+    levels = {logger: logger.level for logger in loggers}
+    old = os.environ.get("AIINFRA_PROGRESS")
+    for logger, level in loggers.items():
+        logger.setLevel(level)
     os.environ["AIINFRA_PROGRESS"] = "off"
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         del os.environ["AIINFRA_PROGRESS"]
         if old is not None:
             os.environ["AIINFRA_PROGRESS"] = old

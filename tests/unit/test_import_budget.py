@@ -41,12 +41,25 @@ def loaded(statement: str) -> set[str]:
             HEAVY | NUMBERS | {"moto", "confluent_kafka", "jupyterlab", "pytest"},
         ),
         (
+            "from aiinfra_lab.course import exercise, show",
+            "aiinfra_lab.course.exercises",
+            HEAVY | NUMBERS | {"pydantic", "rich"},
+        ),
+        (
             "from aiinfra_lab.course import doctor",
             "aiinfra_lab.course.doctor",
             HEAVY | NUMBERS | {"rich"},
         ),
     ],
-    ids=["package", "seeding", "progress lines and logs", "reporter", "every probe", "doctor"],
+    ids=[
+        "package",
+        "seeding",
+        "progress lines and logs",
+        "reporter",
+        "every probe",
+        "show",
+        "doctor",
+    ],
 )
 def test_an_import_loads_only_what_it_needs(statement, wanted, forbidden):
     modules = loaded(statement)

@@ -10,7 +10,7 @@ from hypothesis import settings as law
 from hypothesis import strategies as st
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.settings import Settings, settings, silence_telemetry
+from aiinfra_lab.settings import Settings, settings
 
 
 @pytest.fixture(autouse=True)
@@ -114,18 +114,3 @@ need = st.text(st.characters(codec="ascii", categories=["Ll", "Nd"]), min_size=1
 @given(st.lists(need, max_size=5), st.sampled_from([",", " ", ", ", " ,, "]))
 def test_required_needs_are_separated_by_blanks_or_commas(names, separator):
     assert Settings(require=separator.join(names)).required_needs == frozenset(names)
-
-
-def test_telemetry_is_silenced_but_a_choice_of_the_users_stands(monkeypatch):
-    for name in ("DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
-    before = dict(os.environ)
-    try:
-        silence_telemetry()
-        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-        assert os.environ["DO_NOT_TRACK"] == "1"
-        assert os.environ["FLWR_TELEMETRY_ENABLED"] == "1"
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
