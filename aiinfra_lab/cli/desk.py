@@ -44,6 +44,7 @@ def open_lab(
     if port is not None:
         _refuse_taken(ip, port)
     course.work.mkdir(exist_ok=True)
+    os.environ |= _environment()
     sys.stdout.flush()
     # The server takes this process's place: signals reach it, and nothing stands between.
     os.execv(sys.executable, _command(course.root.resolve(), target, ip, port, browser))
@@ -60,11 +61,12 @@ def _command(root: Path, target: Path, ip: str, port: int | None, browser: bool)
         f"--ServerApp.ip={ip}",
         # Ctrl-C ends it without a question.
         "--ServerApp.answer_yes=True",
-        "--log-level=WARN",
-        # Nothing is fetched from outside: no news, no look for a newer version.
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.news_url=None",
+        "--log-level=ERROR",
+        "--LabApp.log_level=ERROR",
+        # The extension manager, too, looks for nothing outside.
         "--LabApp.extension_manager=readonly",
+        # What runs between server and kernel is not for this machine's other users.
+        "--KernelManager.transport_encryption=auto",
     ]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
@@ -72,7 +74,26 @@ def _command(root: Path, target: Path, ip: str, port: int | None, browser: bool)
         command.append("--no-browser")
     if os.geteuid() == 0:
         command.append("--allow-root")
+    if not sys.stdout.isatty():
+        # As in a container: the terminals would be login shells, which set PATH anew.
+        settings = {"shell_command": [os.environ.get("SHELL") or "sh"]}
+        command.append(f"--ServerApp.terminado_settings={settings}")
     return command
+
+
+def _environment() -> dict[str, str]:
+    """What the server, its kernels and its terminals find before the user's own."""
+    before = {
+        # `aiinfra check 00` in a terminal of the desk, though no environment was activated.
+        "PATH": str(Path(sys.executable).parent),
+        # Page settings that switch off the plugin of news and updates: the server's own options
+        # for that leave a question about news on the page.
+        "JUPYTER_CONFIG_PATH": str(Path(__file__).parent / "jupyter"),
+    }
+    return {
+        name: os.pathsep.join(filter(None, [first, os.environ.get(name)]))
+        for name, first in before.items()
+    }
 
 
 def _refuse_taken(ip: str, port: int) -> None:

@@ -1,7 +1,8 @@
 """The comparator: does a result agree with the reference?
 
 One function serves chapters, ``check`` and grading. It takes two records and returns the first
-difference or None. Six rules:
+difference or None. That a value has the shape its rule needs, the record itself has made sure.
+Six rules:
 
 ``equal``
     Numbers agree within the tolerance, everything else exactly; lists and dicts item by item.
@@ -10,7 +11,7 @@ difference or None. Six rules:
     The found number keeps the reference's bound (its value, where no bound is declared), widened
     by the tolerance.
 ``between``
-    The found number lies in the reference's interval, ends included, widened by ``abs``.
+    The found number lies in the reference's interval, ends included, widened by the tolerance.
 ``multiset``
     The same items in any order.
 ``trace``
@@ -103,16 +104,13 @@ def _outside(reference: Record, value: Any) -> _Mismatch | None:
         limit = reference.value if reference.bound is None else reference.bound
         low, high = (-math.inf, limit) if reference.rule == "at_most" else (limit, math.inf)
         words = f"{reference.rule.replace('_', ' ')} {format_value(limit)}"
-    low -= _slack(low, reference)
-    high += _slack(high, reference)
-    # NaN fails both comparisons, as it must.
-    if is_number(value) and low <= value <= high:
+    rel, abs_ = reference.rel, reference.abs
+    # NaN fails every one of these, as it must.
+    if (low <= value or _close(low, value, rel, abs_)) and (
+        value <= high or _close(high, value, rel, abs_)
+    ):
         return None
     return "", words, format_value(value)
-
-
-def _slack(limit: float, reference: Record) -> float:
-    return max(reference.rel * abs(limit), reference.abs) if math.isfinite(limit) else 0.0
 
 
 def _mismatch(
@@ -137,18 +135,24 @@ def _mismatch(
         return None
     elif type(expected) is type(found) and expected == found:
         return None
-    return where, format_value(expected), format_value(found)
+    return where, *_told_apart(expected, found)
+
+
+def _told_apart(expected: Any, found: Any) -> tuple[str, str]:
+    """Both in words: with all their digits where six would make them look the same."""
+    words = format_value(expected), format_value(found)
+    return words if words[0] != words[1] else (repr(expected), repr(found))
 
 
 def _close(expected: float, found: float, rel: float, abs_: float) -> bool:
-    if math.isnan(expected) or math.isnan(found):
-        return math.isnan(expected) and math.isnan(found)
     if expected == found:
         return True
-    # An infinite reference has an infinite tolerance, which would let everything pass.
-    if math.isinf(expected) or math.isinf(found):
-        return False
     try:
+        if math.isnan(expected):
+            return math.isnan(found)
+        # An infinite reference has an infinite tolerance, which would let everything pass.
+        if math.isinf(expected) or math.isinf(found):
+            return False
         return abs(found - expected) <= max(rel * abs(expected), abs_)
     except OverflowError:  # integers beyond what a float holds
         return False
@@ -156,19 +160,19 @@ def _close(expected: float, found: float, rel: float, abs_: float) -> bool:
 
 def _multiset_mismatch(reference: Record, value: Any) -> _Mismatch | None:
     expected = reference.value
-    if not isinstance(value, list):
-        return "", format_value(expected), format_value(value)
     if all(is_number(item) for item in (*expected, *value)):
         # In sorted order the best partner of each number is its neighbour.
-        return _mismatch(
-            sorted(expected), sorted(value), reference.rel, reference.abs, "sorted items"
-        )
-    return _mismatch(sorted(map(canonical, expected)), sorted(map(canonical, value)), 0.0, 0.0)
+        expected, value = sorted(expected, key=_nan_last), sorted(value, key=_nan_last)
+        return _mismatch(expected, value, reference.rel, reference.abs, "sorted items")
+    expected, value = sorted(map(canonical, expected)), sorted(map(canonical, value))
+    return _mismatch(expected, value, 0.0, 0.0, "sorted items")
+
+
+def _nan_last(number: float) -> tuple[bool, float]:
+    return number != number, number
 
 
 def _trace_mismatch(reference: Record, value: Any) -> _Mismatch | None:
-    if not isinstance(value, dict) or value.keys() != {"inputs", "outputs"}:
-        return "", "inputs and outputs", format_value(value)
     wanted = reference.value["inputs"]
     if inner := _mismatch(wanted, value["inputs"], reference.rel, reference.abs, "inputs"):
         return inner

@@ -10,6 +10,7 @@ To add one, write a maker and an evaluator below and enter both in ``_EVALUATORS
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -91,8 +92,9 @@ def _count(outputs: list[Any], _: Any, n: int) -> Broken | None:
 def _each_between(outputs: list[Any], _: Any, low: Any, high: Any) -> Broken | None:
     lows = low if isinstance(low, list) else [low] * len(outputs)
     highs = high if isinstance(high, list) else [high] * len(outputs)
-    if len(lows) != len(outputs) or len(highs) != len(outputs):
-        return f"{len(lows)} outputs", f"{len(outputs)} outputs"
+    for limits in (lows, highs):
+        if len(limits) != len(outputs):
+            return f"{len(limits)} outputs", f"{len(outputs)} outputs"
     for index, (value, least, most) in enumerate(zip(outputs, lows, highs, strict=True)):
         if not (is_number(value) and least <= value <= most):
             wanted = f"output {index} between {format_value(least)} and {format_value(most)}"
@@ -118,7 +120,10 @@ def _statistic_between(
     wanted = f"{words} between {format_value(low)} and {format_value(high)}"
     if not outputs or not all(is_number(value) for value in outputs):
         return wanted, format_value(outputs)
-    found = float(statistic(outputs))
+    try:
+        found = float(statistic(outputs)) if all(map(math.isfinite, outputs)) else math.nan
+    except OverflowError:  # a stranger's numbers may be beyond what a float holds
+        found = math.nan
     return None if low <= found <= high else (wanted, format_value(found))
 
 
@@ -128,9 +133,11 @@ def _distinct(outputs: list[Any], _: Any, at_least: int) -> Broken | None:
 
 
 def _ascending(outputs: list[Any], _: Any) -> Broken | None:
+    before = -math.inf
     for index, value in enumerate(outputs):
-        if not is_number(value) or (index and value < outputs[index - 1]):
+        if not (is_number(value) and before <= value):
             return f"output {index} not smaller than the one before", format_value(value)
+        before = value
     return None
 
 

@@ -70,6 +70,8 @@ class Draws:
 
     def sample(self, items: Sequence[T], n: int) -> list[T]:
         """``n`` different ones of ``items``, in random order."""
+        if n > len(items):
+            raise ValueError(f"there are only {len(items)} items, {n} were asked for")
         return [items[i] for i in self.generator.permutation(len(items))[:n]]
 
     def choices(self, items: Sequence[T], n: int) -> list[T]:

@@ -82,7 +82,7 @@ class exercise:
         if error is not None and not isinstance(error, Exception):
             return False
         # A learner who runs all cells wants every verdict, so an error ends its check only.
-        self._emit(_describe(error) if error else None)
+        self._emit(None if error is None else _describe(error))
         return True
 
     def equal(

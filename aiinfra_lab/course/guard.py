@@ -14,8 +14,11 @@ from aiinfra_lab.course.records import holds_records
 
 MOST_CELLS = 60
 LEAST_COMPARED = 0.6
-_IGNORED = {"nbval-ignore-output", "nbval-skip"}
+_IGNORED = {"nbval-ignore-output", "nbval-skip", "pytest-validate-ignore-output"}
 _MARK = re.compile(r"^\s*#.*\bNBVAL_\w+", re.MULTILINE)
+_IGNORING_MARK = re.compile(
+    r"^\s*#+\s*(NBVAL_IGNORE_OUTPUT|NBVAL_SKIP|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$", re.MULTILINE
+)
 _EXACT_MARK = re.compile(r"^\s*#+\s*NBVAL_(IGNORE_OUTPUT|CHECK_OUTPUT|RAISES_EXCEPTION|SKIP)\s*$")
 _RANDOM_ID = re.compile(r"^[0-9a-f]{8}([0-9a-f-]{28})?$")
 # nbval does not look into pictures, and beside a picture the text is only "<Figure …>".
@@ -63,7 +66,9 @@ def _cell_problems(cell: Cell) -> list[str]:
 
 
 def _is_compared(cell: Cell) -> bool:
-    return not tags(cell) & _IGNORED and any(_says_something(output) for output in cell["outputs"])
+    if tags(cell) & _IGNORED or _IGNORING_MARK.search(cell["source"]):
+        return False
+    return any(_says_something(output) for output in cell["outputs"])
 
 
 def _says_something(output: dict[str, Any]) -> bool:

@@ -32,7 +32,7 @@ def differences_in(reference: Iterable[Output], found: Iterable[Output]) -> list
                 Difference("exercise", _names(_exercises(reference)), _names(_exercises(found)))
             )
         raised = raised_in(found)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return [Difference("record", "a record", str(error))]
     if raised is not None and raised_in(reference) is None:
         differences.insert(0, Difference("check", "no error", str(raised)))
@@ -51,11 +51,17 @@ def raised_in(outputs: Iterable[Output]) -> Raised | None:
         data = output.get("data")
         exercise = data.get(EXERCISE_MIME) if isinstance(data, Mapping) else None
         if isinstance(exercise, Mapping) and (raised := exercise.get("raised")) is not None:
-            try:
-                return Raised(**raised)
-            except TypeError:
-                raise ValueError("an exercise reports an error that cannot be read") from None
+            return _raised(raised)
     return None
+
+
+def _raised(data: Any) -> Raised:
+    if isinstance(data, Mapping) and all(isinstance(v, str | None) for v in data.values()):
+        try:
+            return Raised(**data)
+        except TypeError:
+            pass
+    raise ValueError("an exercise reports an error that cannot be read")
 
 
 def exercise_output(name: str, records: Sequence[Any], text: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ SCHEMA_VERSION = 3
 FEWEST, MOST = 2, 8
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 _MARK = re.compile(r"###\s*(BEGIN|END)\s+(SOLUTION|HIDDEN TESTS)")
+# What was meant as a mark; misspelt it would publish what it should hide.
+_LIKE_MARK = re.compile(r"#\s*(BEGIN|END)[\W_]*(SOLUTION|HIDDEN)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Exercise:
 
 def grade_id(cell: Cell) -> str:
     """The cell's ``grade_id``, or nothing."""
-    return str(cell["metadata"].get("nbgrader", {}).get("grade_id", ""))
+    grading = cell["metadata"].get("nbgrader")
+    return str(grading.get("grade_id", "")) if isinstance(grading, dict) else ""
 
 
 def is_answer(cell: Cell) -> bool:
@@ -116,6 +119,8 @@ def _marked_lines(source: str, kind: str) -> list[tuple[str, str | None]]:
     for line in source.splitlines():
         mark = _MARK.search(line)
         if mark is None:
+            if _LIKE_MARK.search(line):
+                raise InputError(f"a mark is misspelt: {line.strip()!r}")
             lines.append((line, "inside" if inside else None))
             continue
         if mark[2] != kind or (mark[1] == "BEGIN") == inside:
@@ -141,13 +146,12 @@ def released(master: Notebook, name: str = "the lab") -> Notebook:
         grading = cell["metadata"].get("nbgrader")
         try:
             if is_answer(cell):
-                blank = without_solutions(cell["source"])
-                if blank == cell["source"]:
+                if not _MARK.search(cell["source"]):
                     raise InputError("an answer cell has no solution marks")
-                cell["source"] = blank
+                cell["source"] = without_solutions(cell["source"])
             elif is_check(cell):
                 cell["source"] = without_hidden(cell["source"])
-            elif _MARK.search(cell["source"]):
+            elif _LIKE_MARK.search(cell["source"]):
                 raise InputError("a mark stands outside answers and checks")
         except InputError as error:
             raise InputError(

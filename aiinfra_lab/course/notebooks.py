@@ -24,6 +24,8 @@ _NBFORMAT, _MINOR = 4, 5
 # What tools add to a notebook and nobody reads again.
 _VOLATILE_CELL = {"execution", "papermill", "collapsed", "ExecuteTime", "trusted", "scrolled"}
 _KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+# Besides text/*, what nbformat writes line by line; a picture stays one string.
+_SPLIT = {"application/javascript", "image/svg+xml"}
 _CELL_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 
 
@@ -47,7 +49,7 @@ def read_notebook(path: str | Path, *, strict: bool = True) -> Notebook:
         raise InputError(f"{path} cannot be read: {error}") from None
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5000 digits
         raise InputError(
             f"{path.name} is not a notebook: it is not JSON ({error})",
             fix="If an editor saved it in the middle of a merge, take one side of the merge.",
@@ -59,23 +61,24 @@ def _checked(data: Any, name: str, strict: bool) -> Notebook:
     if not isinstance(data, dict) or not isinstance(data.get("nbformat"), int):
         raise InputError(f"{name} is not a notebook: it has no nbformat number")
     version = (data["nbformat"], data.get("nbformat_minor", 0))
-    if data["nbformat"] != _NBFORMAT or version > (_NBFORMAT, _MINOR):
+    if not isinstance(version[1], int) or not (_NBFORMAT, 0) <= version <= (_NBFORMAT, _MINOR):
         raise InputError(
             f"{name} is written in another notebook format",
             needed=f"nbformat {_NBFORMAT}.{_MINOR} or older of {_NBFORMAT}",
             found=".".join(map(str, version)),
             fix="Open it in JupyterLab and save it again.",
         )
+    if not isinstance(data.setdefault("metadata", {}), dict):
+        raise InputError(f"{name} is not a notebook: its metadata cannot be read")
     cells = data.get("cells")
     if not isinstance(cells, list) or not all(_is_cell(cell) for cell in cells):
         raise InputError(f"{name} is not a notebook: its cells cannot be read")
-    counts = Counter(str(cell["id"]) for cell in cells if "id" in cell)
+    counts = Counter(cell["id"] for cell in cells if "id" in cell)
     if strict and (repeated := [cell_id for cell_id, count in counts.items() if count > 1]):
         raise InputError(
             f"{name} has two cells with the id {repeated[0]!r}",
             fix="Delete one of them, or copy its text into a new cell.",
         )
-    data.setdefault("metadata", {})
     for cell in cells:
         cell["source"] = _joined(cell["source"])
         cell.setdefault("metadata", {})
@@ -88,6 +91,7 @@ def _is_cell(cell: Any) -> bool:
     return (
         isinstance(cell, dict)
         and cell.get("cell_type") in ("code", "markdown", "raw")
+        and isinstance(cell.get("id", ""), str)
         and isinstance(cell.get("source"), (str, list))
         and isinstance(cell.get("metadata", {}), dict)
         and isinstance(cell.get("outputs", []), list)
@@ -147,7 +151,6 @@ def normalised(notebook: Notebook) -> Notebook:
 def _free_id(wanted: str, taken: set[Any]) -> str:
     while wanted in taken:
         wanted += "a"
-    taken.add(wanted)
     return wanted
 
 
@@ -176,7 +179,7 @@ def _split(notebook: Notebook) -> Notebook:
                 output["text"] = output["text"].splitlines(keepends=True)
             data = output.get("data", {})
             for mime, value in data.items():
-                if isinstance(value, str) and not mime.endswith("json"):
+                if isinstance(value, str) and (mime.startswith("text/") or mime in _SPLIT):
                     data[mime] = value.splitlines(keepends=True)
     return result
 

@@ -70,7 +70,7 @@ class Parameter:
             return self._item(given)
         if isinstance(given, str):
             given = _split_list(given)
-        if not isinstance(given, Sequence):
+        if isinstance(given, str) or not isinstance(given, Sequence):
             raise self._refusal(given)
         return [self._item(item) for item in given]
 
@@ -81,7 +81,7 @@ class Parameter:
             raise self._refusal(given) from None
         if self.choices and item not in self.choices:
             raise self._refusal(given)
-        # A NaN fails both comparisons and is refused wherever there is a range.
+        # A NaN fails both comparisons and is always refused.
         if self.kind in (int, float) and not self.low <= item <= self.high:
             raise self._refusal(given)
         return item
@@ -133,9 +133,13 @@ def _parameter(
         limits = _limits(notebook, name, kind, allowed)
     else:
         text = allowed
-    parameter = Parameter(
-        name, kind, bool(match["item"]), ast.literal_eval(default), help=text, **limits
-    )
+    try:
+        value = ast.literal_eval(default)
+    except (ValueError, SyntaxError):
+        raise InputError(
+            f"{notebook}: the default of parameter {name} is no plain value", found=default
+        ) from None
+    parameter = Parameter(name, kind, bool(match["item"]), value, help=text, **limits)
     parameter.value(parameter.default)
     return parameter
 

@@ -21,6 +21,7 @@ Rule = Literal["equal", "at_most", "at_least", "between", "multiset", "trace"]
 RULES: tuple[str, ...] = get_args(Rule)
 
 # JSON has no such numbers, and a record must survive every JSON reader.
+_FLOAT_KEY = "$float"
 _SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -79,8 +80,30 @@ class Record:
                     f"record {self.name!r}: between needs bound=(low, high) with low <= high, "
                     f"found {self.bound!r}"
                 )
-        if self.rule == "multiset" and not isinstance(self.value, list):
+        if self.rule == "multiset":
+            self._require_items()
+        if self.rule == "trace":
+            self._require_trace()
+
+    def _require_items(self) -> None:
+        if not isinstance(self.value, list):
             raise ValueError(f"record {self.name!r}: multiset compares lists, found {self.value!r}")
+        if (self.rel or self.abs) and not all(map(is_number, self.value)):
+            raise ValueError(
+                f"record {self.name!r}: a multiset with a tolerance holds numbers, "
+                f"found {self.value!r}"
+            )
+
+    def _require_trace(self) -> None:
+        if not (isinstance(self.value, dict) and self.value.keys() == {"inputs", "outputs"}):
+            raise ValueError(
+                f"record {self.name!r}: trace needs inputs and outputs, found {self.value!r}"
+            )
+        if not (isinstance(self.bound, list) and self.bound):
+            raise ValueError(
+                f"record {self.name!r}: trace needs a list of conditions as bound, "
+                f"found {self.bound!r}"
+            )
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -113,7 +136,7 @@ class Record:
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("name, unit, rule and hint of a record are text")
             return cls(**fields)
-        except (TypeError, KeyError, RecursionError, OverflowError) as error:
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a record: {error}") from None
 
     def text(self) -> str:
@@ -196,7 +219,10 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
-        return {_text_key(key): plain(item) for key, item in value.items()}
+        items = {_text_key(key): plain(item) for key, item in value.items()}
+        if len(items) < len(value):
+            raise TypeError("two keys of a record's dict are the same text")
+        return items
     if isinstance(value, Set):
         return sorted((plain(item) for item in value), key=canonical)
     # numpy's and torch's scalars and arrays, without importing either.
@@ -221,6 +247,8 @@ def _base_value(value: bool | int | float | str) -> Any:
 
 
 def _text_key(key: Any) -> str:
+    if key == _FLOAT_KEY:
+        raise TypeError(f"the key {_FLOAT_KEY!r} means a special float in a record")
     if isinstance(key, str):
         return key
     if isinstance(key, (bool, int, float)) or hasattr(key, "item"):
@@ -231,7 +259,7 @@ def _text_key(key: Any) -> str:
 def encode(value: Any) -> Any:
     """JSON form of a plain value; the three special floats become ``{"$float": "nan"}``."""
     if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(value)}
+        return {_FLOAT_KEY: str(value)}
     if isinstance(value, list):
         return [encode(item) for item in value]
     if isinstance(value, dict):
@@ -242,8 +270,8 @@ def encode(value: Any) -> Any:
 def decode(value: Any) -> Any:
     """The inverse of ``encode``."""
     if isinstance(value, Mapping):
-        if value.keys() == {"$float"}:
-            return _SPECIAL_FLOATS[value["$float"]]
+        if value.keys() == {_FLOAT_KEY}:
+            return _SPECIAL_FLOATS[value[_FLOAT_KEY]]
         return {key: decode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [decode(item) for item in value]
@@ -294,7 +322,18 @@ def canonical(value: Any) -> str:
     """A text that is the same for equal plain values, whatever the order of their keys."""
     import json
 
-    return json.dumps(encode(value), sort_keys=True)
+    return json.dumps(encode(_whole(value)), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    """Whole floats as integers: 1.0 equals 1, and -0.0 equals 0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return value
 
 
 def records_in(outputs: Iterable[Mapping[str, Any]]) -> list[Record]:

@@ -1,0 +1,118 @@
+"""One notebook in JupyterLab, handled and read the way a user does it.
+
+Nothing here sleeps: every step waits for what a user would see next.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+# A cell that trains models, on two cores that others use too.
+RUN_MS = 180_000
+RAN = re.compile(r"^\[\d+\]:$")
+
+
+class NotebookPage:
+    """The notebook that is open in ``page``; ``file`` is where the server keeps it."""
+
+    def __init__(self, page: Page, file: Path) -> None:
+        self.page = page
+        self.file = file
+        self.ids = [cell["id"] for cell in self.saved()["cells"]]
+        self.panel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+        self.cells = self.panel.locator(".jp-Notebook .jp-Cell")
+        self.prompts = self.panel.locator(".jp-CodeCell .jp-InputArea-prompt")
+        self.errors = self.panel.locator(
+            "[data-mime-type='application/vnd.jupyter.error'],"
+            "[data-mime-type='application/vnd.jupyter.stderr']"
+        )
+
+    def loaded(self) -> NotebookPage:
+        """Wait until all cells are there and the kernel is idle."""
+        from playwright.sync_api import expect
+
+        expect(self.panel).to_be_visible()
+        # Before the file has arrived the panel shows one empty cell.
+        expect(self.cells).to_have_count(len(self.ids))
+        self.idle()
+        return self
+
+    def idle(self) -> None:
+        """Wait until the status bar says that the kernel has nothing to do."""
+        from playwright.sync_api import expect
+
+        expect(self.page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=RUN_MS)
+
+    def choose(self, menu: str, *entries: str) -> None:
+        """Click through the menu bar."""
+        self.page.get_by_role("menuitem", name=menu, exact=True).click()
+        for entry in entries:
+            self.page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click()
+
+    def run_all(self) -> None:
+        """Run every cell and wait for the last."""
+        from playwright.sync_api import expect
+
+        # The counts of a stored run must not pass for those of this one.
+        self.choose("Edit", "Clear Outputs of All Cells")
+        code = [cell for cell in self.saved()["cells"] if cell["cell_type"] == "code"]
+        expect(self.prompts).to_have_text(["[ ]:"] * len(code))
+        self.choose("Run", "Run All Cells")
+        expect(self.prompts).to_have_text([RAN] * len(code), timeout=RUN_MS)
+        self.idle()
+
+    def cell(self, name: str) -> Locator:
+        """The cell with the id ``name``, scrolled to where a user sees it."""
+        cell = self.cells.nth(self.ids.index(name))
+        cell.scroll_into_view_if_needed()
+        return cell
+
+    def output(self, name: str) -> Locator:
+        """What the cell displays."""
+        return self.cell(name).locator(".jp-OutputArea-output")
+
+    def source(self, name: str) -> str:
+        """The cell's code as the editor shows it."""
+        return "\n".join(self.cell(name).locator(".cm-line").all_text_contents())
+
+    def write(self, name: str, code: str) -> None:
+        """Replace the code of the cell, by keyboard."""
+        self.cell(name).locator(".cm-content").click()
+        self.page.keyboard.press("ControlOrMeta+a")
+        self.page.keyboard.insert_text(code)
+
+    def run(self, name: str) -> None:
+        """Run the cell and wait for its end."""
+        from playwright.sync_api import expect
+
+        prompt = self.cell(name).locator(".jp-InputArea-prompt")
+        before = prompt.text_content() or ""
+        self.cell(name).locator(".cm-content").click()
+        self.page.keyboard.press("ControlOrMeta+Enter")
+        expect(prompt).not_to_have_text(before)
+        expect(prompt).to_have_text(RAN, timeout=RUN_MS)
+        self.idle()
+
+    def save(self) -> dict[str, Any]:
+        """Save by keyboard, wait until the tab shows it, and give what the file then holds."""
+        from playwright.sync_api import expect
+
+        tab = self.page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current")
+        self.page.keyboard.press("ControlOrMeta+s")
+        expect(tab.and_(self.page.locator(".jp-mod-dirty"))).to_have_count(0)
+        return self.saved()
+
+    def saved(self) -> dict[str, Any]:
+        """The notebook's file."""
+        notebook: dict[str, Any] = json.loads(self.file.read_text("utf-8"))
+        return notebook
+
+
+Open = Callable[..., NotebookPage]
