@@ -68,7 +68,7 @@ class Verdict:
         lines = [f"{self.exercise}: {self.status}. {self._summary()}"]
         for difference in self._shown():
             lines += [
-                f"  {difference.record}" + (f", at {difference.where}" if difference.where else ""),
+                f"  {difference.record}" + (f" at {difference.where}" if difference.where else ""),
                 f"    found     {difference.found}",
                 f"    expected  {difference.expected}",
             ]

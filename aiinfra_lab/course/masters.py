@@ -20,7 +20,6 @@ from aiinfra_lab.errors import InputError
 from aiinfra_lab.files import digest_bytes
 
 SCHEMA_VERSION = 3
-FEWEST, MOST = 2, 8
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 _MARK = re.compile(r"###\s*(BEGIN|END)\s+(SOLUTION|HIDDEN TESTS)")
 # What was meant as a mark; misspelt it would publish what it should hide.

@@ -9,7 +9,15 @@ import pytest
 from builders import cell_of, code, executed, markdown, master, notebook, printed, put, shown
 
 from aiinfra_lab.course import building
-from aiinfra_lab.course.building import GENERATORS, expectations, refreshed, stale, write_stale
+from aiinfra_lab.course.building import (
+    GENERATORS,
+    UNSTORED,
+    committed,
+    expectations,
+    refreshed,
+    stale,
+    write_stale,
+)
 from aiinfra_lab.course.judgement import exercise_output
 from aiinfra_lab.course.masters import released
 from aiinfra_lab.course.notebooks import dumps, normalised, read_notebook
@@ -75,6 +83,15 @@ def test_notebooks_are_generated_in_their_normalised_form(course):
         chapter: dumps(normalised(content)),
         solution: dumps(normalised(content)),
     }
+
+
+def test_outputs_that_describe_this_machine_are_not_committed():
+    kept, gone = (executed("a", "f()", printed("x"), tags=tags) for tags in ([], [UNSTORED]))
+    assert committed(notebook(kept))["cells"][0]["outputs"] == [printed("x")]
+    (cell,) = committed(notebook(gone))["cells"]
+    assert (cell["outputs"], cell["execution_count"]) == ([], 1)
+    fresh = notebook(executed("a", "f()", printed("y")))
+    assert refreshed(committed(notebook(gone)), fresh)["cells"][0]["outputs"] == []
 
 
 def test_labs_are_generated_from_their_masters(course):
