@@ -88,9 +88,8 @@ class LocalExecutor:
 
     def _command(self, folder: Path, lines: Path) -> list[str]:
         return [
-            sys.executable, "-m", "pytest", "--nbval", str(folder), "-q", "-c", os.devnull,
-            "--rootdir", str(folder),
-            "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:asyncio",
+            sys.executable, "-m", "aiinfra_lab.course.nbval_main", "--nbval", str(folder),
+            "-q", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider",
             "--nbval-cell-timeout", str(self.cell_timeout_s), "--aiinfra-outputs", str(lines),
         ]  # fmt: skip
 

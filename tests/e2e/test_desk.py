@@ -143,6 +143,7 @@ def test_locked_cells_can_be_neither_changed_nor_deleted(lab: str, open_notebook
         page.page.keyboard.type("spoiled = 1")
         assert page.source(name) == before
         delete(page, name)
+        expect(page.cells).to_have_count(len(page.ids))
     delete(page, "accuracy-interval")
     expect(page.cells).to_have_count(len(page.ids))
     # The same keys do work where nothing is locked.

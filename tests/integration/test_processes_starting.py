@@ -149,10 +149,12 @@ def test_what_cannot_be_started_is_refused_and_leaves_nothing(family: Family) ->
             "the pid file /proc/x cannot be written",
         ),
     ]
+    began = time.monotonic()
     for argv, options, kind, sentence in cases:
         with pytest.raises(kind, match=sentence):
-            Child(argv, **{"log": log, **options}).start()  # type: ignore[arg-type]
+            Child(argv, **{"log": log, "grace": 60, **options}).start()  # type: ignore[arg-type]
         assert not family.living()
+    assert time.monotonic() - began < 30, "a refusal must not wait for the grace"
     assert (folder / "text").read_text() == "no program"
     assert {path.name for path in folder.iterdir()} <= {"text", "plain", "log", "log.1"}
 

@@ -86,7 +86,7 @@ def test_with_the_public_seed_a_wrong_result_is_told_by_found_expected_and_hint(
         ex.equal("a", [1, 3], hint="Divide by n.")
     assert bundles[0]["text/plain"].splitlines() == [
         "e: not yet. a differs at [1]",
-        "  a, at [1]",
+        "  a at [1]",
         "    found     3",
         "    expected  2",
         "    hint      Divide by n.",
