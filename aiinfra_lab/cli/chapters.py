@@ -92,13 +92,11 @@ def _run_one(
     from aiinfra_lab import needs
     from aiinfra_lab.course.execution import execute
     from aiinfra_lab.course.metadata import read_metadata
-    from aiinfra_lab.course.nbval_main import skip_address_grammar
     from aiinfra_lab.course.notebooks import code_cells, read_notebook
     from aiinfra_lab.course.parameters import parse_assignments, read_parameters, validate
     from aiinfra_lab.course.records import records_in
     from aiinfra_lab.errors import InputError
 
-    skip_address_grammar()
     given = parse_assignments(assignments)
     path = (
         Path(chapter) if chapter.endswith(".ipynb") else course.notebook(course.chapters, chapter)

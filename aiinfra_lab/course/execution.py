@@ -65,8 +65,9 @@ def execute(
                 kernel_name="python3",
                 cwd=cwd or path.parent,
                 execution_timeout=int(max(60, _PATIENCE * budget_s)),
-                # ipykernel warns of unencrypted loopback at each start.
-                extra_arguments=["--log-level=ERROR"],
+                # ipykernel warns of unencrypted loopback at each start, and complains of the
+                # interrupt with which it is ended.
+                extra_arguments=["--log-level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
             message = (
