@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from aiinfra_lab import needs
-from aiinfra_lab.course import machine
+from aiinfra_lab.measure import capacity
 from aiinfra_lab.settings import settings
 
 Status = Literal["ok", "low", "missing", "unknown"]
@@ -218,7 +218,7 @@ def _package_row(packages: Sequence[NeedReport]) -> Row:
 
 
 def _cores() -> Resource:
-    cores = machine.usable_cores()
+    cores = capacity.usable_cores()
     enough = cores >= ENOUGH_CORES
     return Resource(
         name="cores",
@@ -230,7 +230,7 @@ def _cores() -> Resource:
 
 
 def _memory() -> Resource:
-    memory = machine.memory()
+    memory = capacity.memory()
     detail = f"{_gib(memory.available)} of {_gib(memory.total)} available"
     enough = memory.available >= ENOUGH_MEMORY
     return Resource(

@@ -45,6 +45,8 @@ def loaded(statement: str) -> set[str]:
             "aiinfra_lab.course.exercises",
             HEAVY | NUMBERS | {"pydantic", "rich"},
         ),
+        ("import nbformat", "nbformat", {"rfc3987_syntax", "lark"}),
+        ("import aiinfra_lab.measure as m; m.ratio", "aiinfra_lab.measure.ratios", HEAVY | NUMBERS),
         (
             "from aiinfra_lab.course import doctor",
             "aiinfra_lab.course.doctor",
@@ -58,6 +60,8 @@ def loaded(statement: str) -> set[str]:
         "reporter",
         "every probe",
         "show",
+        "nbformat",
+        "ratio",
         "doctor",
     ],
 )

@@ -1,0 +1,11 @@
+from .capacity import Memory as Memory
+from .capacity import memory as memory
+from .capacity import usable_cores as usable_cores
+from .identity import machine as machine
+from .latencies import Latency as Latency
+from .latencies import Quantile as Quantile
+from .latencies import latency as latency
+from .latencies import quantile as quantile
+from .ratios import Ratio as Ratio
+from .ratios import paired_ratio as paired_ratio
+from .ratios import ratio as ratio
