@@ -1,0 +1,5 @@
+"""The course's data sets: small, real, and inside packages, so that nothing is downloaded."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
