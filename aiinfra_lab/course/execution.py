@@ -101,7 +101,8 @@ def _cell_name(path: Path, error: Any) -> str:
 def _quiet_kernel() -> Iterator[None]:
     """Papermill's own log lines off, and the course's progress lines, which would be output.
 
-    asyncio reports what a Ctrl-C cut off in the middle of a message; that is no news.
+    asyncio reports what a Ctrl-C cut off in the middle of a message, some of it only when the
+    process ends; that is no news.
     """
     loggers = {logging.getLogger(name): logging.CRITICAL for name in ("papermill", "asyncio")}
     levels = {logger: logger.level for logger in loggers}
@@ -111,6 +112,9 @@ def _quiet_kernel() -> Iterator[None]:
     os.environ["AIINFRA_PROGRESS"] = "off"
     try:
         yield
+    except KeyboardInterrupt:
+        del levels[logging.getLogger("asyncio")]
+        raise
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aiinfra_lab import __version__
@@ -208,3 +213,44 @@ def test_ctrl_c_is_130(course, capsys, monkeypatch) -> None:
 
     assert run(["start", "00"]) == 130
     assert capsys.readouterr().err == "aiinfra: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [["run", "00"], ["check", "solutions/00_start_here.ipynb"]])
+def test_ctrl_c_while_a_kernel_works_is_one_line_and_leaves_nothing(course, arguments) -> None:
+    mark = f"interrupted-{os.getpid()}-{arguments[0]}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiinfra_lab.cli.main", *arguments],
+        env={**os.environ, "AIINFRA_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _until(lambda: any("ipykernel_launcher" in p.cmdline() for p in _marked(mark)))
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "aiinfra: interrupted\n")
+    _until(lambda: not _marked(mark))
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """The processes that carry the mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("AIINFRA_TEST_MARK") == mark and process.status() != "zombie":
+                process.cmdline()
+                found.append(process)
+    return found
+
+
+def _until(happens: Callable[[], bool], wall_s: float = 60) -> None:
+    end = time.monotonic() + wall_s
+    while True:
+        with contextlib.suppress(psutil.Error):
+            if happens():
+                return
+        assert time.monotonic() < end
+        time.sleep(0.05)
