@@ -61,8 +61,10 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of ``aiinfra`` with these arguments; errors become sentences on stderr."""
     silence_telemetry()
+    stdout = sys.stdout
     try:
         result = app(arguments, prog_name="aiinfra", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return BAD_INPUT
@@ -76,15 +78,24 @@ def run(arguments: list[str]) -> int:
         _say(str(error))
         return error.exit_code
     except BrokenPipeError:
-        # The reader has gone, as in `aiinfra list | head`; keep the exit from complaining too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return _reader_gone()
+    except SystemExit as ended:
+        # So typer ends where the reader has gone, after it has wrapped stdout.
+        if sys.stdout is not stdout:
+            return _reader_gone()
+        return int(ended.code or OK)
     except OSError as error:
         _say(_os_sentence(error))
         return MISSING
     if result == INTERRUPTED:  # typer has caught the Ctrl-C itself
         _say("interrupted")
     return result if isinstance(result, int) else OK
+
+
+def _reader_gone() -> int:
+    """As in `aiinfra list | head`: no fault, and the exit must not complain about it either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK
 
 
 def _os_sentence(error: OSError) -> str:
