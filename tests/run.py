@@ -89,7 +89,7 @@ def main() -> int:
     )
     names = [tier.name for tier in TIERS]
     parser.add_argument("tiers", nargs="*", help=f"some of {', '.join(names)}; all by default")
-    before, _, after = _split(sys.argv[1:])
+    before, after = _split(sys.argv[1:])
     wanted = parser.parse_args(before).tiers or names
     if unknown := [name for name in wanted if name not in names]:
         parser.error(f"there is no tier {unknown[0]}; there is: {', '.join(names)}")
@@ -112,9 +112,9 @@ def main() -> int:
     return 0 if clean and seconds <= LIMIT_S and all(result.ok for result in results) else 1
 
 
-def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     at = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:at], "--", arguments[at + 1 :]
+    return arguments[:at], arguments[at + 1 :]
 
 
 def _tree() -> str:

@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from aiinfra_lab.course.checking import Outputs
-from aiinfra_lab.course.judgement import differences_in, raised_in
+from aiinfra_lab.course.checking import Outputs, outputs_of_master, with_own_answers
+from aiinfra_lab.course.judgement import differences_in
 from aiinfra_lab.course.layout import Course, notebook_names
-from aiinfra_lab.course.masters import exercises, grade_id, public, released
+from aiinfra_lab.course.masters import exercises, public, released
 from aiinfra_lab.course.metadata import read_metadata
 from aiinfra_lab.course.notebooks import (
     Cell,
@@ -22,13 +22,10 @@ from aiinfra_lab.course.notebooks import (
     dumps,
     normalised,
     read_notebook,
-    stripped,
     tags,
 )
 from aiinfra_lab.course.records import holds_records, records_in
 from aiinfra_lab.course.runner import Executor, LocalExecutor
-from aiinfra_lab.course.submissions import read_submission, rebuilt
-from aiinfra_lab.errors import NotebookError
 from aiinfra_lab.files import write_text
 
 # The tag of a cell whose output says something about the machine and no other reader.
@@ -81,25 +78,17 @@ def labs(course: Course) -> dict[Path, str]:
 def expectations(course: Course, executor: Executor | None = None) -> dict[Path, str]:
     """The public results of every lab: what its master gives without the hidden checks."""
     masters = {path.stem: read_notebook(path) for path in _paths(course.masters)}
-    notebooks = {}
-    for stem, master in masters.items():
-        metadata = read_metadata(master, stem)
-        answers = read_submission(master, master).answers
-        notebooks[stem] = rebuilt(stripped(public(master)), answers, seed=metadata.seed, blocked=())
+    notebooks = {
+        stem: with_own_answers(public(master), read_metadata(master, stem).seed)
+        for stem, master in masters.items()
+    }
     runs = (executor or LocalExecutor()).run(notebooks) if notebooks else {}
-    texts = {}
-    for stem, notebook in notebooks.items():
-        outputs: Outputs = {}
-        for cell in code_cells(notebook):
-            run = runs[stem][cell["id"]]
-            if run.failure or raised_in(run.outputs):
-                raised = run.failure or str(raised_in(run.outputs))
-                raise NotebookError(f"{stem}: the master itself fails", cell=run.cell, tail=raised)
-            outputs[grade_id(cell)] = run.outputs
-        texts[course.expected(course.labs / f"{stem}.ipynb")] = _expected(
-            masters[stem], stem, outputs
+    return {
+        course.expected(course.labs / f"{stem}.ipynb"): _expected(
+            masters[stem], stem, outputs_of_master(stem, notebook, runs[stem])
         )
-    return texts
+        for stem, notebook in notebooks.items()
+    }
 
 
 def _expected(master: Notebook, stem: str, outputs: Outputs) -> str:

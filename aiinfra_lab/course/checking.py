@@ -18,7 +18,7 @@ from aiinfra_lab.course.judgement import differences_in, exercise_output, is_che
 from aiinfra_lab.course.layout import Course
 from aiinfra_lab.course.masters import Exercise, exercises, grade_id, is_answer
 from aiinfra_lab.course.metadata import NotebookMetadata, read_metadata
-from aiinfra_lab.course.notebooks import Cell, Notebook, code_cells, read_notebook, stripped
+from aiinfra_lab.course.notebooks import Cell, Notebook, code_cells, read_notebook
 from aiinfra_lab.course.runner import CellRun, Executor, LocalExecutor
 from aiinfra_lab.course.submissions import Submission, read_submission, rebuilt
 from aiinfra_lab.errors import InputError, NotebookError
@@ -121,21 +121,33 @@ def _executed(
     master: Notebook, metadata: NotebookMetadata, seed: int, executor: Executor
 ) -> Outputs:
     """The master's outputs under another seed, by ``grade_id``."""
-    notebook = rebuilt(stripped(master), _own_answers(master), seed=seed, blocked=())
+    notebook = with_own_answers(master, seed)
     runs = executor.run({metadata.stem: notebook})[metadata.stem]
-    outputs = {}
+    return outputs_of_master(metadata.stem, notebook, runs)
+
+
+def with_own_answers(master: Notebook, seed: int) -> Notebook:
+    """The master as a submission to itself, nothing executed yet."""
+    answers = read_submission(master, master).answers
+    return rebuilt(master, answers, seed=seed, blocked=())
+
+
+def outputs_of_master(name: str, notebook: Notebook, runs: Mapping[str, CellRun]) -> Outputs:
+    """What the cells of a master gave, by ``grade_id``.
+
+    Raises
+    ------
+    NotebookError
+        A cell failed, or a check was ended by an error: nothing may be judged by it.
+    """
+    outputs: Outputs = {}
     for cell in code_cells(notebook):
         run = runs[cell["id"]]
-        if run.failure:
-            raise NotebookError(
-                f"{metadata.stem}: the master itself fails", cell=run.cell, tail=run.failure
-            )
+        if run.failure or raised_in(run.outputs):
+            tail = run.failure or str(raised_in(run.outputs))
+            raise NotebookError(f"{name}: the master itself fails", cell=run.cell, tail=tail)
         outputs[grade_id(cell)] = run.outputs
     return outputs
-
-
-def _own_answers(master: Notebook) -> dict[str, str]:
-    return read_submission(master, master).answers
 
 
 def check(lab: Lab, notebook: Notebook, *, executor: Executor | None = None) -> CheckReport:
