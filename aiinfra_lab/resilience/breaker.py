@@ -66,10 +66,11 @@ from aiinfra_lab.resilience.guard import NOTHING
 from aiinfra_lab.resilience.refusals import ForeignLoop
 from aiinfra_lab.resilience.rules import Rules
 from aiinfra_lab.resilience.states import State
+from aiinfra_lab.resilience.verdicts import Verdict
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_CLOSED = State.CLOSED
+_CLOSED, _SUCCESS = State.CLOSED, Verdict.SUCCESS
 _adoption = threading.Lock()
 
 
@@ -113,6 +114,8 @@ class CircuitBreaker(Controls):
         super().__init__(name, rules, clock=clock, rng=rng)
         self._thread: threading.Thread | None = None
         self._ident = 0  # of self._thread
+        verdicts = self.rules.verdicts
+        self._judge = verdicts.of_result if verdicts.result else None
 
     async def call(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -128,7 +131,7 @@ class CircuitBreaker(Controls):
         """
         # The way of a quick success in CLOSED is written out, here and in the decorator, where one
         # coroutine more would cost as much again as all of this: one comparison of threads, one
-        # of states, two looks at the clock, one byte of the ring. All else is in _enter and _end.
+        # of states, two looks at the clock, one into the window. The rest is in _enter and _count.
         if get_ident() != self._ident:
             self._adopt()
         began = self._now()
@@ -138,13 +141,15 @@ class CircuitBreaker(Controls):
         except BaseException as error:
             self._end(generation, began, error, NOTHING)
             raise
-        if self._now() - began <= self._quick_upto and generation == self._generation:
-            window = self._window
-            count = window.count
-            if not window.ring[count % window.size]:  # type: ignore[union-attr]
-                window.count = count + 1
-                return result
-        self._end(generation, began, None, result)
+        ended = self._now()
+        verdict = _SUCCESS if self._judge is None else self._judge(result)
+        if (
+            ended - began > self._quick_upto
+            or verdict is not _SUCCESS
+            or generation != self._generation
+            or not self._window.add_quick(ended)
+        ):
+            self._count(generation, began, ended, verdict, result)
         return result
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -161,7 +166,7 @@ class CircuitBreaker(Controls):
                 found=repr(function),
                 fix="SyncCircuitBreaker takes plain functions; guard() is for generators.",
             )
-        now = self._now
+        now, judge = self._now, self._judge
 
         @functools.wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -174,13 +179,15 @@ class CircuitBreaker(Controls):
             except BaseException as error:
                 self._end(generation, began, error, NOTHING)
                 raise
-            if now() - began <= self._quick_upto and generation == self._generation:
-                window = self._window
-                count = window.count
-                if not window.ring[count % window.size]:  # type: ignore[union-attr]
-                    window.count = count + 1
-                    return result
-            self._end(generation, began, None, result)
+            ended = now()
+            verdict = _SUCCESS if judge is None else judge(result)
+            if (
+                ended - began > self._quick_upto
+                or verdict is not _SUCCESS
+                or generation != self._generation
+                or not self._window.add_quick(ended)
+            ):
+                self._count(generation, began, ended, verdict, result)
             return result
 
         return guarded

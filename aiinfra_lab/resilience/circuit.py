@@ -102,11 +102,12 @@ class Circuit:
         if self._state is State.CLOSED:
             tally = self._window.tally(now)
             if tally.calls < self.rules.minimum_calls:
+                self._quick_upto = _NEVER  # time may have emptied the window
                 return
             if reason := self.rules.broken(tally):
                 self._open(now, reason)
-            elif self._window.__class__ is CountWindow and self.rules.verdicts.result is None:
-                # From here on a quick success can only lower the rates of a count window.
+            else:
+                # From here on a quick success that the window takes by add_quick lowers the rates.
                 self._quick_upto = self.rules.slow_call_duration_threshold
         elif self._state is State.HALF_OPEN and self._window.count >= self.rules.permitted_calls:
             if reason := self.rules.broken(self._window.tally(now)):

@@ -90,20 +90,22 @@ class Controls(Circuit):
         self, generation: int, began: float, error: BaseException | None, result: object
     ) -> None:
         """Judge a call that has ended, and count it."""
-        now = self._now()
-        if error is not None and not isinstance(error, Exception):
+        now, verdicts = self._now(), self.rules.verdicts
+        if error is None:
+            verdict = Verdict.SUCCESS if result is NOTHING else verdicts.of_result(result)
+            self._count(generation, began, now, verdict, result)
+        elif isinstance(error, Exception):
+            self._count(generation, began, now, verdicts.of_error(error), error)
+        else:
             with self._step:
                 self._interrupted(generation, now, now - began, error)
-        else:
-            verdicts, pause = self.rules.verdicts, 0.0
-            if error is not None:
-                verdict = verdicts.of_error(error)
-            elif result is NOTHING:
-                verdict = Verdict.SUCCESS
-            else:
-                verdict = verdicts.of_result(result)
-            if verdict is Verdict.FAILURE:
-                pause = verdicts.pause(result if error is None else error)
-            with self._step:
-                self._ended(generation, now, now - began, verdict, pause)
+            self._tell()
+
+    def _count(
+        self, generation: int, began: float, ended: float, verdict: Verdict, outcome: object
+    ) -> None:
+        """Count a call that was judged; ``outcome`` is its error or its result."""
+        pause = self.rules.verdicts.pause(outcome) if verdict is Verdict.FAILURE else 0.0
+        with self._step:
+            self._ended(generation, ended, ended - began, verdict, pause)
         self._tell()

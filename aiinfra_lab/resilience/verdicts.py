@@ -96,6 +96,8 @@ class Verdicts:
         except Exception:
             _log.exception("a predicate on results failed; the call counts as a success")
             return Verdict.SUCCESS
+        if found is False:
+            return Verdict.SUCCESS
         if isinstance(found, Verdict):
             return found
         return Verdict.FAILURE if found else Verdict.SUCCESS
@@ -156,6 +158,10 @@ def http_verdicts(
         return status is None or _is_outage(status)
 
     def refused(result: object) -> bool:
+        # Every call of a client comes here, nearly always with a good answer of aiohttp.
+        status = getattr(result, "status", None)
+        if status.__class__ is int and 200 <= status < 300:
+            return False
         status = status_of(result)
         return status is not None and _is_outage(status)
 
@@ -174,7 +180,7 @@ def status_of(found: object) -> int | None:
 
 
 def _is_outage(status: int) -> bool:
-    return status >= 500 or status == 429
+    return 500 <= status <= 599 or status == 429
 
 
 def _header(found: object, name: str) -> str | None:

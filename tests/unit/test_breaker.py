@@ -101,6 +101,20 @@ async def test_the_call_that_fills_the_minimum_may_open_though_it_succeeds():
     assert breaker.state is State.OPEN
 
 
+async def test_a_window_that_time_has_emptied_waits_for_its_minimum_again():
+    clock = ManualClock()
+    breaker = make(
+        clock, sliding_window_type="time", sliding_window_size=1, minimum_number_of_calls=3
+    )
+    for _ in range(5):
+        await breaker.call(succeed)
+    clock.advance(1.0)
+    await failures(breaker, 2)
+    assert breaker.state is State.CLOSED
+    await breaker.call(succeed)  # a quick one, and yet the call that fills the minimum
+    assert breaker.state is State.OPEN
+
+
 async def test_slow_successes_open_the_circuit():
     clock = ManualClock()
     breaker = make(clock, slow_call_duration_threshold=2.0, slow_call_rate_threshold=0.5)
