@@ -3,8 +3,8 @@ sister share.
 
 Nothing here awaits, locks or calls foreign code, so every method is one step: between a test of
 the permits and the taking of one nobody else runs. Changes of state are queued, and told to
-listeners by ``_tell`` once the step is over. ``_turn`` is the only place where the state changes;
-with ``_admit`` it is where a store shared between processes would come in.
+listeners by ``_tell`` once the step is over. ``_turn`` is the only place where the state changes,
+and ``_decide`` the only one that judges probes: ``SharedCircuitBreaker`` comes in there.
 
 The *generation* (gobreaker's word) is the number of the current state. A call takes it along, and
 a result that comes back under another number is late: it changes nothing.
@@ -33,6 +33,7 @@ from aiinfra_lab.resilience.windows import (
     QUICK,
     SLOW,
     CountWindow,
+    Tally,
     TimeWindow,
 )
 
@@ -87,14 +88,20 @@ class Circuit:
             self._permits -= 1
             return self._generation
         if state in (State.OPEN, State.HALF_OPEN, State.FORCED_OPEN):
-            self._refused += 1
-            raise CircuitOpen(self._retry_after(now), self.name, state)
+            raise self._refusal(now)
         return self._generation
 
-    def _record(self, generation: int, code: int, now: float, pause: float = 0.0) -> None:
-        """Count the result of a call and let it change the state."""
+    def _refusal(self, now: float) -> CircuitOpen:
+        self._refused += 1
+        return CircuitOpen(self._retry_after(now), self.name, self._state)
+
+    def _record(self, generation: int, code: int, now: float, pause: float = 0.0) -> int | None:
+        """Count the result of a call and let it change the state.
+
+        Gives the code again, or None where the call does not count; so do those that end here.
+        """
         if self._too_late(generation, now) or self._state is State.DISABLED:
-            return
+            return None
         self._window.record(code, now)
         if pause > 0:
             until = now + min(pause, self.rules.max_retry_after)
@@ -103,18 +110,24 @@ class Circuit:
             tally = self._window.tally(now)
             if tally.calls < self.rules.minimum_calls:
                 self._quick_upto = _NEVER  # time may have emptied the window
-                return
-            if reason := self.rules.broken(tally):
+            elif reason := self.rules.broken(tally):
                 self._open(now, reason)
             else:
                 # From here on a quick success that the window takes by add_quick lowers the rates.
                 self._quick_upto = self.rules.slow_call_duration_threshold
-        elif self._state is State.HALF_OPEN and self._window.count >= self.rules.permitted_calls:
-            if reason := self.rules.broken(self._window.tally(now)):
-                self._open(now, f"{reason} of the probes")
-            else:
-                self._attempt = 0
-                self._turn(State.CLOSED, now, "the probes passed")
+        elif self._state is State.HALF_OPEN:
+            self._decide(now, self._window.tally(now))
+        return code
+
+    def _decide(self, now: float, probes: Tally) -> None:
+        """End half-open once all results are in."""
+        if probes.calls < self.rules.permitted_calls:
+            return
+        if reason := self.rules.broken(probes):
+            self._open(now, f"{reason} of the probes")
+        else:
+            self._attempt = 0
+            self._turn(State.CLOSED, now, "the probes passed")
 
     def _release(self, generation: int, now: float, *, cancelled: bool = False) -> None:
         """End a call that says nothing; a probe gives its permit back."""
@@ -129,23 +142,25 @@ class Circuit:
 
     def _ended(
         self, generation: int, now: float, took: float, verdict: Verdict, pause: float
-    ) -> None:
+    ) -> int | None:
         """Count a call by its verdict and length."""
         if verdict is Verdict.IGNORE:
             self._release(generation, now)
-            return
+            return None
         code = FAILED if verdict is Verdict.FAILURE else QUICK
         if self.rules.is_slow(took):
             code |= SLOW
-        self._record(generation, code, now, pause)
+        return self._record(generation, code, now, pause)
 
-    def _interrupted(self, generation: int, now: float, took: float, error: BaseException) -> None:
+    def _interrupted(
+        self, generation: int, now: float, took: float, error: BaseException
+    ) -> int | None:
         """End a call that a cancellation, Ctrl-C or the closing of a coroutine broke off."""
         cancelled = isinstance(error, CancelledError)
         if cancelled and self.rules.is_slow(took):
-            self._record(generation, FAILED_SLOW, now)
-        else:
-            self._release(generation, now, cancelled=cancelled)
+            return self._record(generation, FAILED_SLOW, now)
+        self._release(generation, now, cancelled=cancelled)
+        return None
 
     def _too_late(self, generation: int, now: float) -> bool:
         if generation == self._generation and (
@@ -165,9 +180,12 @@ class Circuit:
         It counts as having ended when its time was up, though nobody looked until now. Only
         probes that are still out lengthen the next wait: for want of traffic nobody is to blame.
         """
-        if self.rules.permitted_calls == self._permits + self._window.count:
+        if not self._probes_out():
             self._attempt -= 1
         self._open(self._until, "the probes are overdue")
+
+    def _probes_out(self) -> int:
+        return self.rules.permitted_calls - self._permits - self._window.count
 
     def _open(self, at: float, reason: str) -> None:
         asked = max(0.0, self._not_before - at)

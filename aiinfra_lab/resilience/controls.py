@@ -69,6 +69,9 @@ class Controls(Circuit):
         """Let all calls pass and count them until ``reset()``: a rehearsal of the thresholds."""
         self._set(State.METRICS_ONLY, "only measuring")
 
+    def retire(self) -> None:
+        """Hear that nobody will ask for this breaker again; calls in flight end as they would."""
+
     def _set(self, after: State, reason: str) -> None:
         with self._step:
             self._move(after, reason)
@@ -88,24 +91,25 @@ class Controls(Circuit):
 
     def _end(
         self, generation: int, began: float, error: BaseException | None, result: object
-    ) -> None:
+    ) -> int | None:
         """Judge a call that has ended, and count it."""
         now, verdicts = self._now(), self.rules.verdicts
         if error is None:
             verdict = Verdict.SUCCESS if result is NOTHING else verdicts.of_result(result)
-            self._count(generation, began, now, verdict, result)
-        elif isinstance(error, Exception):
-            self._count(generation, began, now, verdicts.of_error(error), error)
-        else:
-            with self._step:
-                self._interrupted(generation, now, now - began, error)
-            self._tell()
+            return self._count(generation, began, now, verdict, result)
+        if isinstance(error, Exception):
+            return self._count(generation, began, now, verdicts.of_error(error), error)
+        with self._step:
+            code = self._interrupted(generation, now, now - began, error)
+        self._tell()
+        return code
 
     def _count(
         self, generation: int, began: float, ended: float, verdict: Verdict, outcome: object
-    ) -> None:
+    ) -> int | None:
         """Count a call that was judged; ``outcome`` is its error or its result."""
         pause = self.rules.verdicts.pause(outcome) if verdict is Verdict.FAILURE else 0.0
         with self._step:
-            self._ended(generation, ended, ended - began, verdict, pause)
+            code = self._ended(generation, ended, ended - began, verdict, pause)
         self._tell()
+        return code

@@ -19,7 +19,7 @@ class Guarding(Protocol):
 
     def _end(
         self, generation: int, began: float, error: BaseException | None, result: object
-    ) -> None: ...
+    ) -> int | None: ...
 
 
 class Guard:

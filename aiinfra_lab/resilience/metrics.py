@@ -33,7 +33,8 @@ class BreakerCollector:
     -----
     ``circuit_state`` is 1 for the state that holds and 0 for the others, so that an alert needs
     no table of numbers. The two rates are shares of 1, and absent while the window holds too few
-    calls to decide: a rate of one call is no news.
+    calls to decide: a rate of one call is no news. ``circuit_shared`` is there for shared breakers
+    only: alert on 0, for then each process protects the other side alone.
 
     Examples
     --------
@@ -69,6 +70,9 @@ class BreakerCollector:
         permits = GaugeMetricFamily(
             "circuit_half_open_permits", "Probes that may still begin", labels=["name"]
         )
+        shared = GaugeMetricFamily(
+            "circuit_shared", "1 while the state is shared with other processes", labels=["name"]
+        )
         for breaker in tuple(self._breakers):
             seen = breaker.snapshot()
             name = seen.name
@@ -82,4 +86,6 @@ class BreakerCollector:
                 slow.add_metric([name], seen.window.slow_call_rate)
             held.add_metric([name], seen.window.calls)
             permits.add_metric([name], seen.permits)
-        yield from (state, calls, entered, failures, slow, held, permits)
+            if seen.shared is not None:
+                shared.add_metric([name], float(seen.shared))
+        yield from (state, calls, entered, failures, slow, held, permits, shared)

@@ -11,16 +11,15 @@ from typing import Generic, TypeVar
 
 from aiinfra_lab.clock import Clock
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.resilience.breaker import CircuitBreaker
+from aiinfra_lab.resilience.controls import Controls
 from aiinfra_lab.resilience.rules import Rules
 from aiinfra_lab.resilience.states import Listener, Transition
-from aiinfra_lab.resilience.threads import SyncCircuitBreaker
 from aiinfra_lab.seeding import substream_seed
 
 _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
-B = TypeVar("B", CircuitBreaker, SyncCircuitBreaker)
+B = TypeVar("B", bound=Controls)
 
 
 class BreakerRegistry(Generic[B]):
@@ -28,8 +27,9 @@ class BreakerRegistry(Generic[B]):
 
     Parameters
     ----------
-    kind : type
-        ``CircuitBreaker`` or ``SyncCircuitBreaker``.
+    kind : type or function
+        ``CircuitBreaker``, ``SyncCircuitBreaker``, or what makes a breaker when called like them:
+        ``functools.partial(SharedCircuitBreaker, store=store)``.
     rules : Rules, optional
         For all that ``overrides`` does not name.
     overrides : mapping of (model, version) to Rules, optional
@@ -46,16 +46,16 @@ class BreakerRegistry(Generic[B]):
 
     def __init__(
         self,
-        kind: type[B],
+        kind: Callable[..., B],
         rules: Rules | None = None,
         *,
         overrides: Mapping[Key, Rules] | None = None,
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
-        if kind not in (CircuitBreaker, SyncCircuitBreaker):
-            raise InputError("kind is CircuitBreaker or SyncCircuitBreaker", found=repr(kind))
-        self._kind: type[B] = kind
+        if not _makes_breakers(kind):
+            raise InputError("kind is a class of breakers, or makes one", found=repr(kind))
+        self._kind = kind
         self._rules, self._clock, self._seed = rules, clock, seed
         self._overrides = {_key(*key): value for key, value in (overrides or {}).items()}
         self._breakers: dict[Key, B] = {}
@@ -89,7 +89,9 @@ class BreakerRegistry(Generic[B]):
     def retire(self, model: str, version: str | int) -> None:
         """Forget a version; calls in flight end as they would. No error if it is unknown."""
         with self._making:
-            self._breakers.pop(_key(model, version), None)
+            breaker = self._breakers.pop(_key(model, version), None)
+        if breaker is not None:
+            breaker.retire()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Listen to all breakers, also to those not yet made; gives the way to stop it."""
@@ -116,6 +118,10 @@ class BreakerRegistry(Generic[B]):
 
     def __len__(self) -> int:
         return len(self._breakers)
+
+
+def _makes_breakers(kind: object) -> bool:
+    return issubclass(kind, Controls) if isinstance(kind, type) else callable(kind)
 
 
 def _key(model: str, version: str | int) -> Key:

@@ -66,6 +66,9 @@ class Snapshot:
         newer generation), ``refused``.
     transitions : mapping of State to int
         How often each state was entered.
+    shared : bool or None
+        Whether other processes share the state at this moment; None for a breaker without a
+        store, False while the store does not answer.
     """
 
     name: str
@@ -77,3 +80,4 @@ class Snapshot:
     retry_after: float
     calls: Mapping[str, int]
     transitions: Mapping[State, int]
+    shared: bool | None = None
