@@ -1,0 +1,9 @@
+from .bundle import Bundle as Bundle
+from .bundle import InputSpec as InputSpec
+from .bundle import Lineage as Lineage
+from .bundle import Manifest as Manifest
+from .bundle import Metric as Metric
+from .bundle import read_bundle as read_bundle
+from .bundle import write_bundle as write_bundle
+from .digits_models import digits_bundle as digits_bundle
+from .server import ModelServer as ModelServer
