@@ -43,7 +43,7 @@ def check(
     lab: Annotated[str, typer.Argument(metavar="LAB", help="A number such as 00, or a notebook.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Check your work: every exercise of the lab, in a fresh kernel, with all checks.
+    """Check your work: every exercise of the lab, in a fresh kernel, with every check there is.
 
     Exit code 0 when all are right, else 1. Example: aiinfra check 00
     """

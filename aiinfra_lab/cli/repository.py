@@ -1,4 +1,4 @@
-"""``build``: what is generated in the repository, made again or proved current."""
+"""``build`` and ``release``: what is generated in the repository, and what leaves it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aiinfra_lab.cli.output import JsonOption, print_json
+
 if TYPE_CHECKING:
     from aiinfra_lab.course.building import Generator
     from aiinfra_lab.course.layout import Course
+    from aiinfra_lab.course.releases import Release
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command()(build)
+    for command in (build, release):
+        app.command()(command)
 
 
 def build(
@@ -39,6 +43,11 @@ def build(
     from aiinfra_lab.errors import InputError
 
     course = Course.find()
+    if course.is_release:
+        raise InputError(
+            f"{course.root} is a release: it has no masters to build from",
+            fix="Run it in the course's repository.",
+        )
     if check and execute:
         raise InputError("--check writes nothing, so it cannot go with --execute")
     if execute:
@@ -56,6 +65,60 @@ def build(
     if found:
         print("aiinfra: run `aiinfra build` and look at the diff", file=sys.stderr)
     return 1 if found else 0
+
+
+def release(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder outside the course.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace DIR, if an earlier release made it.")
+    ] = False,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Also with changes that are not committed.")
+    ] = False,
+    archive: Annotated[bool, typer.Option("--archive", help="Also write DIR.tar.gz.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the course for learners into DIR: without the masters, and proved current.
+
+    Example: aiinfra release ../for-learners --archive
+    """
+    from rich.console import Console
+
+    from aiinfra_lab.course.layout import Course
+    from aiinfra_lab.course.releases import release as make
+
+    # Every master runs once, to prove that the labs are current.
+    with Console(stderr=True).status("releasing"):
+        made = make(Course.find(), folder, force=force, allow_dirty=allow_dirty, archive=archive)
+    for name in made.manifest.changed:
+        print(f"note: {name} differs from the commit", file=sys.stderr)
+    for name in made.untracked:
+        print(f"note: {name} is not tracked by git and was left out", file=sys.stderr)
+    if as_json:
+        print_json(_release_json(made))
+    else:
+        _print_release(made)
+
+
+def _release_json(made: Release) -> dict[str, object]:
+    return made.manifest.model_dump(mode="json", by_alias=True) | {
+        "folder": str(made.folder),
+        "archive": str(made.archive) if made.archive else None,
+        "files": len(made.manifest.files),
+        "left_out": dict(made.left_out),
+        "untracked": list(made.untracked),
+    }
+
+
+def _print_release(made: Release) -> None:
+    about = made.manifest
+    origin = f"version {about.version}, commit {about.commit[:7]} of {about.date[:10]}"
+    left = [f"{name} ({count})" for name, count in sorted(made.left_out.items())]
+    print(f"{made.folder}: {len(about.files)} files of {origin}")
+    if made.archive:
+        print(f"{made.archive}: the same in one file")
+    print(f"labs: {', '.join(sorted(about.labs)) or 'none'}")
+    print(f"left out: {', '.join(left) or 'nothing'}")
 
 
 def _generators() -> dict[str, Generator]:

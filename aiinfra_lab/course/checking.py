@@ -26,6 +26,8 @@ from aiinfra_lab.errors import InputError, NotebookError
 Status = Literal["passed", "not yet", "not started"]
 Outputs = dict[str, list[dict[str, Any]]]
 
+PUBLIC_ONLY = "these are the checks that you can see in the lab; grading has more"
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -78,7 +80,10 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab as its grader knows it: the master, and what it gives under one seed."""
+    """A lab as its grader knows it: the master, and what it gives under one seed.
+
+    With ``public_only`` the released lab stands for the master: nothing hidden is checked.
+    """
 
     metadata: NotebookMetadata
     master: Notebook
@@ -86,6 +91,7 @@ class Lab:
     seed: int
     reference: Outputs
     public: Mapping[str, list[Any]]
+    public_only: bool = False
 
     @classmethod
     def load(
@@ -98,23 +104,33 @@ class Lab:
         """Read lab ``identifier``; with another seed than the public one its master is run.
 
         In a release, which has no masters, the public checks and results stand in for it.
+
+        Raises
+        ------
+        InputError
+            There is no such lab; or a release is asked for another seed, or lacks results.
         """
-        folder = course.masters if course.masters.is_dir() else course.labs
+        folder = course.labs if course.is_release else course.masters
         path = course.notebook(folder, identifier)
         master = read_notebook(path)
         metadata = read_metadata(master, path.name)
         found = tuple(exercises(master, path.name))
         chosen = metadata.seed if seed is None else seed
         public = course.results(path)
-        if folder == course.labs:
+        if course.is_release:
             if chosen != metadata.seed:
                 raise InputError("another seed needs the masters, which a release does not have")
+            if missing := [e.name for e in found if e.name not in public]:
+                raise InputError(
+                    f"the public results of {missing[0]} are not there",
+                    fix=f"Take {course.expected(path).relative_to(course.root)} anew.",
+                )
             reference = {e.check: [exercise_output(e.name, public[e.name], "")] for e in found}
         elif chosen == metadata.seed:
             reference = {grade_id(cell): cell["outputs"] for cell in code_cells(master)}
         else:
             reference = _executed(master, metadata, chosen, executor or LocalExecutor())
-        return cls(metadata, master, found, chosen, reference, public)
+        return cls(metadata, master, found, chosen, reference, public, course.is_release)
 
 
 def _executed(
@@ -174,7 +190,8 @@ def judge(
     """The verdict on what the cells of a rebuilt notebook gave."""
     cells = {grade_id(cell): cell for cell in code_cells(notebook) if grade_id(cell)}
     marks = tuple(_mark(lab, exercise, submission, cells, runs) for exercise in lab.exercises)
-    return CheckReport(lab.metadata.id, marks, tuple(submission.notes))
+    notes = [*submission.notes, *([PUBLIC_ONLY] if lab.public_only else [])]
+    return CheckReport(lab.metadata.id, marks, tuple(notes))
 
 
 def _mark(

@@ -16,6 +16,7 @@ from typing import Any
 from aiinfra_lab.errors import InputError
 
 FIRST_CHAPTER = "00_start_here.ipynb"
+RELEASE_FILE = "RELEASE.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Course:
     def masters(self) -> Path:
         """The folder of the lab masters; absent in a release."""
         return self.root / "solutions"
+
+    @property
+    def is_release(self) -> bool:
+        """Whether this is the learners' course, in which the released labs stand for the masters.
+
+        A folder that a learner calls solutions/ does not make it another.
+        """
+        return (self.root / RELEASE_FILE).is_file() or not self.masters.is_dir()
 
     @property
     def labs(self) -> Path:
