@@ -7,5 +7,6 @@ from .latencies import Quantile as Quantile
 from .latencies import latency as latency
 from .latencies import quantile as quantile
 from .ratios import Ratio as Ratio
+from .ratios import overhead_ratio as overhead_ratio
 from .ratios import paired_ratio as paired_ratio
 from .ratios import ratio as ratio

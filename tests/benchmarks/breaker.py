@@ -24,6 +24,7 @@ import importlib
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -32,9 +33,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from aiinfra_lab.measure import Quantile, Ratio, overhead_ratio, quantile
 from aiinfra_lab.resilience import CircuitBreaker, Reopening, Rules, http_verdicts
+from aiinfra_lab.seeding import stream
 from aiinfra_lab.settings import settings
 
 PINS = {"circuitbreaker": "2.1.3", "purgatory": "3.0.1", "interlock-cb": "2.8.2"}
@@ -169,13 +170,13 @@ VARIANTS: dict[str, Callable[[], Decorator]] = {
 
 
 def timed(function: Callable[..., Awaitable[Any]]) -> Callable[[int], Awaitable[float]]:
-    """Microseconds per call of ``await function(1)`` over a block."""
+    """Seconds a call of ``await function(1)`` over a block."""
 
     async def block(calls: int) -> float:
         began = time.perf_counter()
         for _ in range(calls):
             await function(1)
-        return (time.perf_counter() - began) / calls * 1e6
+        return (time.perf_counter() - began) / calls
 
     return block
 
@@ -183,42 +184,37 @@ def timed(function: Callable[..., Awaitable[Any]]) -> Callable[[int], Awaitable[
 async def price(
     makers: dict[str, Callable[[], Decorator]], rounds: int, calls: int
 ) -> dict[str, Any]:
-    """Overhead of each contestant over the bare await, and ours as a ratio of it."""
+    """Overhead of each contestant over the bare await, and ours as a multiple of it.
+
+    The blocks are timed here, because awaits and more than two contestants take turns.
+    """
 
     async def answer(x: int) -> int:
         return x
 
     blocks = {BARE: timed(answer)} | {n: timed(make()(answer)) for n, make in makers.items()}
-    names, rng = list(blocks), np.random.default_rng(0)
+    names, order = list(blocks), stream(0, "breaker", "order")
     seen: dict[str, list[float]] = {name: [] for name in names}
     for block in blocks.values():
         await block(calls)
     for done in range(rounds):
-        for i in rng.permutation(len(names)):
+        for i in order.permutation(len(names)):
             seen[names[i]].append(await blocks[names[i]](calls))
         if (done + 1) % max(1, rounds // 5) == 0:
             say(f"price: round {done + 1} of {rounds}")
-    times = {name: np.array(values) for name, values in seen.items()}
-    draws = rng.integers(0, rounds, (2000, rounds))
-
-    def overheads(name: str) -> tuple[float, Any]:
-        over = times[name] - times[BARE]
-        return float(np.median(over)), np.median(over[draws], axis=1)
-
-    ours, ours_draws = overheads(OURS)
+    bare, ours = seen[BARE], seen[OURS]
     table = {}
     for name in makers:
-        over, over_draws = overheads(name)
-        low, high = np.quantile(over_draws, [0.025, 0.975])
-        table[name] = {"overhead_us": round(over, 3), "interval_us": _pair(low, high)}
+        over = quantile([t - b for t, b in zip(seen[name], bare, strict=True)], 0.5)
+        table[name] = {"overhead_us": round(1e6 * over.value, 3), "interval_us": _pair(over, 1e6)}
         if name != OURS and name not in VARIANTS:
-            low, high = np.quantile(ours_draws / over_draws, [0.025, 0.975])
-            table[name] |= {"ours_ratio": round(ours / over, 3), "interval": _pair(low, high)}
-    return {"bare_us": round(float(np.median(times[BARE])), 3), "over_bare": table}
+            times = overhead_ratio(list(zip(bare, ours, seen[name], strict=True)))
+            table[name] |= {"ours_ratio": round(times.value, 3), "interval": _pair(times)}
+    return {"bare_us": round(1e6 * statistics.median(bare), 3), "over_bare": table}
 
 
-def _pair(low: float, high: float) -> list[float]:
-    return [round(float(low), 3), round(float(high), 3)]
+def _pair(found: Quantile | Ratio, unit: float = 1) -> list[float]:
+    return [round(unit * found.low, 3), round(unit * found.high, 3)]
 
 
 # ---- the situations

@@ -10,7 +10,7 @@ from hypothesis import settings as law
 from hypothesis import strategies as st
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.measure import latency, machine, paired_ratio, quantile, ratio
+from aiinfra_lab.measure import latency, machine, overhead_ratio, paired_ratio, quantile, ratio
 from aiinfra_lab.seeding import stream
 
 
@@ -89,6 +89,67 @@ def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says():
 def test_a_ratio_of_nothing_is_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         paired_ratio(**arguments)
+
+
+def test_an_overhead_ratio_divides_the_overheads_and_not_the_times():
+    found = overhead_ratio([(10e-7, 13e-7, 12e-7)] * 5)
+
+    assert found.value == pytest.approx(1.5)
+    assert (found.low, found.high) == (pytest.approx(1.5), pytest.approx(1.5))
+    assert (found.ours_s, found.peer_s) == (pytest.approx(3e-7), pytest.approx(2e-7))
+    assert found.pairs == 5
+
+
+def test_a_round_in_which_the_peer_seems_to_cost_nothing_does_not_decide():
+    rounds = [(10.0, 13.0, 12.0)] * 30 + [(10.0, 13.0, 9.0), (10.0, 9.0, 10.0)]
+
+    found = overhead_ratio(rounds)
+
+    assert (found.value, found.low, found.high) == (1.5, 1.5, 1.5)
+
+
+def test_the_resamples_keep_a_round_whole():
+    # The machine's speed changes from round to round, and for everybody alike.
+    rounds = [(10 * s, 13 * s, 12 * s) for s in stream(0, "speed").uniform(0.5, 5, size=60)]
+
+    found = overhead_ratio(rounds)
+
+    assert found.low == pytest.approx(1.5)
+    assert found.high == pytest.approx(1.5)
+
+
+def test_the_interval_covers_the_true_overhead_ratio_about_as_often_as_it_says():
+    covered = 0
+    for trial in range(200):
+        noise = stream(trial, "trial").lognormal(0, 0.1, size=(60, 3))
+        found = overhead_ratio([(a, 3 * b, 2 * c) for a, b, c in noise], seed=trial)
+        covered += found.low <= 2 <= found.high
+    assert 180 <= covered <= 200
+
+
+def test_an_interval_is_open_where_the_peer_may_cost_nothing():
+    rounds = [(10.0, 13.0, 12.0)] * 6 + [(10.0, 13.0, 9.0)] * 5
+
+    found = overhead_ratio(rounds)
+
+    assert found.value == 1.5
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"measured": [(1, 2, 3)] * 4}, "pairs"),
+        ({"measured": [(1, 2, 3)] * 5, "level": 0.0}, "level"),
+        ({"measured": [(0, 2, 3)] * 5}, "above zero"),
+        ({"measured": [(1, math.nan, 3)] * 5}, "above zero"),
+        ({"measured": [(1, 2, 1)] * 5}, "no more than the bare call"),
+        ({"measured": [(2, 3, 1)] * 5}, "no more than the bare call"),
+    ],
+)
+def test_an_overhead_ratio_of_nothing_is_refused(arguments, words):
+    with pytest.raises(InputError, match=words):
+        overhead_ratio(**arguments)
 
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
