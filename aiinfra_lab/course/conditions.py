@@ -46,6 +46,11 @@ def distinct(at_least: int) -> Condition:
     return ["distinct", {"at_least": at_least}]
 
 
+def busiest(width: float, at_most: int) -> Condition:
+    """No interval of length ``width``, ends included, holds more than ``at_most`` outputs."""
+    return ["busiest", {"width": width, "at_most": at_most}]
+
+
 def ascending() -> Condition:
     """No output is smaller than the one before it."""
     return ["ascending", {}]
@@ -132,6 +137,23 @@ def _distinct(outputs: list[Any], _: Any, at_least: int) -> Broken | None:
     return None if found >= at_least else (f"at least {at_least} distinct outputs", f"{found}")
 
 
+def _busiest(outputs: list[Any], _: Any, width: float, at_most: int) -> Broken | None:
+    wanted = f"at most {at_most} outputs within {format_value(width)}"
+    if not all(is_number(value) and -math.inf < value < math.inf for value in outputs):
+        return wanted, format_value(outputs)
+    try:
+        ordered = sorted(map(float, outputs))
+    except OverflowError:  # a stranger's numbers may be beyond what a float holds
+        return wanted, format_value(outputs)
+    # A busiest interval may as well begin at an output; what it holds are neighbours in order.
+    most = first = 0
+    for last, value in enumerate(ordered):
+        while ordered[first] + width < value:
+            first += 1
+        most = max(most, last - first + 1)
+    return None if most <= at_most else (wanted, f"{most} outputs within {format_value(width)}")
+
+
 def _ascending(outputs: list[Any], _: Any) -> Broken | None:
     before = -math.inf
     for index, value in enumerate(outputs):
@@ -153,6 +175,7 @@ _EVALUATORS: dict[str, Callable[..., Broken | None]] = {
     "mean_between": _mean_between,
     "spread_between": _spread_between,
     "distinct": _distinct,
+    "busiest": _busiest,
     "ascending": _ascending,
     "same_items": _same_items,
 }

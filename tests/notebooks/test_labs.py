@@ -1,14 +1,17 @@
 """The proofs of every lab: its verdicts follow the work, and nothing but the work.
 
-Blank scores nothing, the master everything under twenty seeds, each exercise stands alone, and no
-check can be passed by printing what another seed gave.
+Blank scores nothing, the master everything under twenty seeds, each exercise stands alone, no
+check can be passed by printing what another seed gave, and grading needs no engine and little time.
 """
 
 from __future__ import annotations
 
 import copy
+import statistics
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,32 +19,47 @@ from aiinfra_lab.course.checking import Lab, check_many
 from aiinfra_lab.course.judgement import differences_in, is_check, raised_in
 from aiinfra_lab.course.layout import Course, notebook_names
 from aiinfra_lab.course.masters import blanked, exercises, grade_id, released
-from aiinfra_lab.course.notebooks import Notebook, code_cells, read_notebook
+from aiinfra_lab.course.metadata import read_metadata
+from aiinfra_lab.course.notebooks import Cell, Notebook, code_cells, read_notebook
 from aiinfra_lab.course.runner import CellRun, LocalExecutor
 from aiinfra_lab.course.submissions import read_submission, rebuilt
 
 COURSE = Course(Path(__file__).resolve().parents[2])
 SEEDS = range(1_000, 1_020)
+MOST_CPU_S = 3.0
 LABS = pytest.mark.parametrize("name", notebook_names(COURSE.masters))
+
+# An engine is reached by a socket or started as a process. What asks for one is noted and not
+# refused: a refusal could be caught. The kernel's own messages go through ZeroMQ, which Python's
+# audit does not see.
+WATCH = """
+import sys
+
+asked = []
+engines = {"socket.connect", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.system"}
+sys.addaudithook(lambda event, arguments: asked.append(event) if event in engines else None)
+"""
+CPU = "import os; print(sum(os.times()[:4]))"
 
 
 @LABS
-def test_blank_scores_nothing_and_each_exercise_stands_alone(name: str) -> None:
+def test_the_points_are_those_of_the_exercises_that_are_done(name: str) -> None:
     lab = Lab.load(COURSE, name)
-    names = [exercise.name for exercise in lab.exercises]
-    submissions = {f"without-{exercise}": blanked(lab.master, {exercise}) for exercise in names}
+    every = {exercise.name: exercise.points for exercise in lab.exercises}
+    submissions = {f"without-{one}": blanked(lab.master, {one}) for one in every}
     submissions["blank"] = released(lab.master)
     submissions["master"] = lab.master
 
     reports = check_many(lab, submissions)
 
     assert reports["master"].passed, reports["master"]
+    assert reports["master"].points == sum(every.values())
     assert reports["blank"].points == 0
     assert {mark.status for mark in reports["blank"].marks} == {"not started"}
-    for exercise in names:
-        statuses = {mark.exercise: mark.status for mark in reports[f"without-{exercise}"].marks}
-        assert statuses.pop(exercise) == "not started"
-        assert set(statuses.values()) <= {"passed"}
+    for one, points in every.items():
+        report = reports[f"without-{one}"]
+        assert report.points == report.of - points, [m for m in report.marks if m.reason]
+        assert {m.status for m in report.marks if m.exercise == one} == {"not started"}
 
 
 @LABS
@@ -65,6 +83,28 @@ def test_the_records_of_every_check_depend_on_the_seed(name: str) -> None:
         assert differences_in(one, other), f"{check} can be passed by printing a constant"
 
 
+@LABS
+def test_graded_cells_reach_for_no_engine(name: str) -> None:
+    runs, _ = _under_all_seeds(name)
+
+    assert runs["asked"].outputs[0]["text"] == "[]\n"
+
+
+@LABS
+def test_a_submission_takes_little_cpu_time(name: str) -> None:
+    runs, _ = _under_all_seeds(name)
+
+    # Imports that the lab preloads are not the submission's; what all checks share is.
+    seconds = [_seconds(runs[f"cpu-{seed}"]) for seed in ("begin", "answered", *SEEDS)]
+    shared = seconds[1] - seconds[0]
+    by_seed = [after - before for before, after in pairwise(seconds[1:])]
+    assert shared + statistics.median(by_seed) <= MOST_CPU_S
+
+
+def _seconds(run: CellRun) -> float:
+    return float(run.outputs[0]["text"])
+
+
 def _checks(name: str) -> list[str]:
     return [exercise.check for exercise in exercises(_master(name))]
 
@@ -83,14 +123,29 @@ def _under_all_seeds(name: str) -> tuple[dict[str, CellRun], dict[str, CellRun]]
 
 def _repeated(master: Notebook) -> Notebook:
     """The master with its checks once a seed: one kernel start instead of twenty."""
+    metadata = read_metadata(master, "the master")
     answers = read_submission(master, master).answers
-    notebook = rebuilt(master, answers, seed=SEEDS[0], blocked=())
+    notebook = rebuilt(master, answers, seed=SEEDS[0], blocked=metadata.answers)
     checks = [cell for cell in code_cells(notebook) if is_check(cell)]
-    notebook["cells"] = [cell for cell in notebook["cells"] if not is_check(cell)]
+    preload = ", ".join(("aiinfra_lab.course", *metadata.preload))
+    cells = [
+        _cell("preload", f"import {preload}"),
+        _cell("watch", WATCH),
+        _cell("cpu-begin", CPU),
+        *(cell for cell in notebook["cells"] if not is_check(cell)),
+        _cell("cpu-answered", CPU),
+    ]
     for seed in SEEDS:
         for check in checks:
             cell = copy.deepcopy(check)
             cell["id"] = f"{grade_id(check)}-{seed}"
             cell["source"] = f"seed = {seed}\n{cell['source']}"
-            notebook["cells"].append(cell)
-    return notebook
+            cells.append(cell)
+        cells.append(_cell(f"cpu-{seed}", CPU))
+    cells.append(_cell("asked", "print(asked)"))
+    return {**notebook, "cells": cells}
+
+
+def _cell(name: str, source: str) -> Cell:
+    cell: dict[str, Any] = {"cell_type": "code", "id": name, "metadata": {}, "source": source}
+    return {**cell, "outputs": [], "execution_count": None}

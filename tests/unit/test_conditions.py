@@ -15,6 +15,7 @@ from aiinfra_lab.course import conditions
 from aiinfra_lab.course.conditions import (
     ascending,
     broken_condition,
+    busiest,
     check_conditions,
     count,
     distinct,
@@ -71,7 +72,13 @@ def test_each_between_names_the_first_output_outside():
 @pytest.mark.parametrize("value", [True, "1", None, [1], math.nan])
 @pytest.mark.parametrize(
     "condition",
-    [each_between(-9, 9), mean_between(-9, 9), spread_between(-9, 9), ascending()],
+    [
+        each_between(-9, 9),
+        mean_between(-9, 9),
+        spread_between(-9, 9),
+        busiest(9, 9),
+        ascending(),
+    ],
 )
 def test_what_is_no_number_breaks_conditions_on_numbers(condition, value):
     assert keeps(condition, [1, 1, 1])
@@ -134,6 +141,30 @@ def test_distinct_counts_outputs_that_differ(outputs, at_least):
 
 
 @quick
+@given(moderate, st.integers(0, 9), st.integers(0, 6))
+def test_the_busiest_interval_is_the_fullest_that_begins_at_an_output(outputs, width, at_most):
+    most = max((sum(a <= b <= a + width for b in outputs) for a in outputs), default=0)
+    assert keeps(busiest(width, at_most), outputs) == (most <= at_most)
+
+
+def test_the_ends_of_the_busiest_interval_are_included():
+    assert keeps(busiest(1, 2), [0, 2, 1])
+    assert not keeps(busiest(1, 1), [0, 1])
+    assert keeps(busiest(0.9, 1), [0, 1, 2])
+    assert not keeps(busiest(0, 2), [5, 5, 5])
+
+
+def test_a_busy_interval_is_told_with_what_it_holds():
+    expected, found = broken_condition([busiest(0.5, 2)], [1, 1.25, 3, 1.5], [])
+    assert (expected, found) == ("at most 2 outputs within 0.5", "3 outputs within 0.5")
+
+
+@pytest.mark.parametrize("outputs", [[HUGE, 0.5], [math.inf, 1], [-HUGE, HUGE]])
+def test_numbers_beyond_floats_lie_in_no_interval(outputs):
+    assert not keeps(busiest(0.5, 9), outputs)
+
+
+@quick
 @given(moderate)
 def test_ascending_holds_where_no_output_is_smaller_than_the_one_before(outputs):
     assert keeps(ascending(), outputs) == (outputs == sorted(outputs))
@@ -175,6 +206,7 @@ EVERY = [
     mean_between(0, 5),
     spread_between(0, 5),
     distinct(2),
+    busiest(0.5, 2),
     ascending(),
     same_items(),
 ]
