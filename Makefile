@@ -24,6 +24,7 @@ lab: env  ## environment, then JupyterLab on chapter 00  [SET=start|all TORCH=cp
 	@exec $(BIN)/aiinfra lab $(if $(PORT),--port '$(PORT)')
 
 test: env  ## environment, then everything that this machine can test  [ARGS="..."]
+	@test -f tests/run.py || { echo "A release has no tests; aiinfra check NN checks your lab." >&2; exit 2; }
 	@exec $(BIN)/python tests/run.py $(ARGS)
 
 env:  ## only the environment, in .venv

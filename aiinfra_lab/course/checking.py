@@ -202,12 +202,12 @@ def _mark(
     runs: Mapping[str, CellRun],
 ) -> Mark:
     run = runs[cells[exercise.check]["id"]]
-    if own := _own_failure(lab, runs):
-        return Mark(exercise.name, exercise.points, "not yet", own)
     answers = [runs[cells[key]["id"]] for key in exercise.answers]
     differences = differences_in(lab.reference[exercise.check], run.outputs)
     if not differences and not run.failure:
         return Mark(exercise.name, exercise.points, "passed")
+    if own := _own_failure(lab, runs):
+        return Mark(exercise.name, exercise.points, "not yet", own)
     raised = _raised(run, answers)
     if raised is not None and raised.is_stub:
         reason = "fill in the answer cell"
@@ -222,18 +222,26 @@ def _own_failure(lab: Lab, runs: Mapping[str, CellRun]) -> str:
     """What went wrong in a cell that is not the learner's; their answers are not to blame."""
     for cell in code_cells(lab.master):
         run = runs.get(cell["id"])
-        if run and run.failure and not is_answer(cell) and not is_check(cell):
-            error = run.error
-            why = f"{error['ename']}: {error['evalue']}" if error else run.failure.splitlines()[0]
-            return f"the lab's own cell {cell['id']!r} failed, which is not your fault: {why}"
+        # A kernel that died, or was ended by a limit, is not the fault of the cells after it.
+        if run and (error := run.error) and not is_answer(cell) and not is_check(cell):
+            return (
+                f"the lab's own cell {cell['id']!r} failed, which is not your fault: "
+                f"{_error(error)}"
+            )
     return ""
+
+
+def _error(output: Mapping[str, Any], where: str = "") -> Raised:
+    """An error as Jupyter describes it; a stranger's kernel may leave the description out."""
+    ename, evalue = (str(output.get(key, "")) for key in ("ename", "evalue"))
+    return Raised(ename or "an error", evalue, where=where)
 
 
 def _raised(run: CellRun, answers: list[CellRun]) -> Raised | None:
     """The error to blame: that of an answer cell comes before what it caused in the check."""
     for answer in answers:
         if error := answer.error:
-            return Raised(str(error["ename"]), str(error["evalue"]), where="the answer cell")
+            return _error(error, where="the answer cell")
     try:
         return raised_in(run.outputs)
     except ValueError:

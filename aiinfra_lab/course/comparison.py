@@ -51,8 +51,9 @@ def compare(reference: Record, found: Record) -> Difference | None:
     Everything that is demanded comes from ``reference``; a ``found`` that declares something else
     differs already in that.
     """
+    declaration = found.declaration
     for field, wanted in reference.declaration.items():
-        declared = found.declaration[field]
+        declared = declaration[field]
         if field != "hint" and _mismatch(wanted, declared, 0.0, 0.0):
             return Difference(
                 reference.name if field != "name" else "record",

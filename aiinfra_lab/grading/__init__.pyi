@@ -1,5 +1,12 @@
+from .feedback import feedback_name as feedback_name
+from .feedback import write_feedback as write_feedback
+from .junit import write_junit as write_junit
+from .report import write_report as write_report
 from .results import BatchResult as BatchResult
 from .results import ExerciseResult as ExerciseResult
 from .results import ShownDifference as ShownDifference
 from .results import SubmissionResult as SubmissionResult
 from .results import Wall as Wall
+from .similarity import CellMatch as CellMatch
+from .similarity import SimilarPair as SimilarPair
+from .similarity import similar_pairs as similar_pairs

@@ -17,6 +17,39 @@ if TYPE_CHECKING:
 # A cell that trains models, on two cores that others use too.
 RUN_MS = 180_000
 RAN = re.compile(r"^\[\d+\]:$")
+RUNNING = "[*]:"
+
+# Notes each state of the progress bar that JupyterLab shows, with the prompt of its cell.
+WATCH_PROGRESS = """panel => {
+    const look = () => {
+        const bar = panel.querySelector("progress");
+        const prompt = bar?.closest(".jp-Cell").querySelector(".jp-InputArea-prompt");
+        if (bar) panel.seenProgress.push([bar.value / bar.max, prompt.textContent]);
+    };
+    panel.seenProgress = [];
+    new MutationObserver(look).observe(panel, {childList: true, subtree: true});
+}"""
+
+# The colours that cover at least a thousandth of a picture, as names; black, white and grey are none.
+HUES = """async picture => {
+    await picture.decode();
+    const [width, height] = [picture.naturalWidth, picture.naturalHeight];
+    const canvas = new OffscreenCanvas(width, height).getContext("2d");
+    canvas.drawImage(picture, 0, 0);
+    const pixels = canvas.getImageData(0, 0, width, height).data;
+    const counts = {};
+    for (let i = 0; i < pixels.length; i += 4) {
+        const [r, g, b] = pixels.subarray(i, i + 3);
+        const [most, least] = [Math.max(r, g, b), Math.min(r, g, b)];
+        if (most - least < 60) continue;
+        const third = most === r ? (g - b) : most === g ? (b - r) : (r - g);
+        const degrees = 60 * third / (most - least) + (most === r ? 0 : most === g ? 120 : 240);
+        const hue = degrees < 20 ? "red" : degrees < 70 ? "yellow" : degrees < 170 ? "green"
+            : degrees < 270 ? "blue" : "purple";
+        counts[hue] = (counts[hue] ?? 0) + 1;
+    }
+    return Object.keys(counts).filter(hue => counts[hue] > width * height / 1000);
+}"""
 
 
 class NotebookPage:
@@ -77,6 +110,24 @@ class NotebookPage:
     def output(self, name: str) -> Locator:
         """What the cell displays."""
         return self.cell(name).locator(".jp-OutputArea-output")
+
+    def hues(self, name: str) -> set[str]:
+        """The colours in the cell's only picture; an empty one has none."""
+        return set(self.output(name).locator("img").evaluate(HUES))
+
+    def watch_progress(self) -> Callable[[], list[tuple[float, bool]]]:
+        """Watch the progress bar from now on.
+
+        What comes back gives the states seen so far: the share that was done, and whether the
+        cell was still running. Unlike a look now and then, it misses none on a busy machine.
+        """
+        self.panel.evaluate(WATCH_PROGRESS)
+
+        def seen() -> list[tuple[float, bool]]:
+            states = self.panel.evaluate("panel => panel.seenProgress")
+            return [(share, prompt == RUNNING) for share, prompt in states]
+
+        return seen
 
     def source(self, name: str) -> str:
         """The cell's code as the editor shows it."""
