@@ -829,4 +829,9 @@ def test_make_lab_and_test_hand_over_their_variables(project: Project, make: Mak
     executable(project.root / ".venv/bin/aiinfra", '#!/bin/sh\necho "aiinfra $*"\n')
     assert make("lab").stdout == "aiinfra lab\n"
     assert make("lab", "PORT=9999").stdout == "aiinfra lab --port 9999\n"
+    without = make("test")
+    assert without.returncode == 2
+    assert without.stderr.startswith("A release has no tests")
+    (project.root / "tests").mkdir(exist_ok=True)
+    (project.root / "tests/run.py").touch()
     assert make("test", "ARGS=-k one").stdout == "ran tests/run.py -k one\n"
