@@ -59,7 +59,8 @@ def course(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cou
             root / folder, copy / folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints")
         )
     home.mkdir()
-    foreign = ("AIINFRA_", "JUPYTER", "IPYTHON", "XDG_", "MPL")
+    # With pytest's and CI's own variables a kernel would show no progress.
+    foreign = ("AIINFRA_", "JUPYTER", "IPYTHON", "XDG_", "MPL", "PYTEST_", "CI")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     # `make lab` activates no environment either.
     own = str(Path(sys.executable).parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Response
 
 # A cell that trains models, on two cores that others use too.
 RUN_MS = 180_000
@@ -30,7 +30,7 @@ WATCH_PROGRESS = """panel => {
     new MutationObserver(look).observe(panel, {childList: true, subtree: true});
 }"""
 
-# The colours that cover at least a thousandth of a picture, as names; black, white and grey are none.
+# Names of the colours that cover at least a thousandth of a picture; grey is none.
 HUES = """async picture => {
     await picture.decode();
     const [width, height] = [picture.naturalWidth, picture.naturalHeight];
@@ -43,8 +43,8 @@ HUES = """async picture => {
         const [most, least] = [Math.max(r, g, b), Math.min(r, g, b)];
         if (most - least < 60) continue;
         const third = most === r ? (g - b) : most === g ? (b - r) : (r - g);
-        const degrees = 60 * third / (most - least) + (most === r ? 0 : most === g ? 120 : 240);
-        const hue = degrees < 20 ? "red" : degrees < 70 ? "yellow" : degrees < 170 ? "green"
+        const degrees = 60 * third / (most - least) + (most === r ? 360 : most === g ? 120 : 240);
+        const hue = degrees >= 330 ? degrees < 380 ? "red" : "yellow" : degrees < 70 ? "yellow" : degrees < 170 ? "green"
             : degrees < 270 ? "blue" : "purple";
         counts[hue] = (counts[hue] ?? 0) + 1;
     }
@@ -152,11 +152,14 @@ class NotebookPage:
         self.idle()
 
     def save(self) -> dict[str, Any]:
-        """Save by keyboard, wait until the tab shows it, and give what the file then holds."""
+        """Save by keyboard, wait until it is done, and give what the file then holds."""
         from playwright.sync_api import expect
 
         tab = self.page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current")
-        self.page.keyboard.press("ControlOrMeta+s")
+        # The tab alone would not do: where nothing was changed it says at once that all is saved,
+        # while the server is still writing.
+        with self.page.expect_response(is_save):
+            self.page.keyboard.press("ControlOrMeta+s")
         expect(tab.and_(self.page.locator(".jp-mod-dirty"))).to_have_count(0)
         return self.saved()
 
@@ -164,6 +167,11 @@ class NotebookPage:
         """The notebook's file."""
         notebook: dict[str, Any] = json.loads(self.file.read_text("utf-8"))
         return notebook
+
+
+def is_save(response: Response) -> bool:
+    """Whether the server has answered that it keeps a file."""
+    return response.request.method == "PUT" and "/api/contents/" in response.url
 
 
 Open = Callable[..., NotebookPage]
