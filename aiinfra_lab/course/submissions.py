@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -60,7 +61,9 @@ def read_submission(notebook: Notebook, master: Notebook) -> Submission:
 def _defined_names(source: str) -> list[str]:
     """The names that a cell defines at its top level."""
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a stray backslash is the learner's, not ours to print
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     names: list[str] = []

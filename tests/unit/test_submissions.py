@@ -144,6 +144,10 @@ def test_names_that_a_stray_cell_defines_are_known_with_their_cell(source, names
     assert stray(source) == dict.fromkeys(names, "stray-0")
 
 
+def test_what_python_warns_of_in_a_stray_cell_is_not_ours_to_print():
+    assert stray('pattern = "\\d"\nassert (1, "always")') == {"pattern": "stray-0"}
+
+
 def test_the_last_stray_cell_that_defines_a_name_is_named():
     assert stray("a = 1", "a = 2; b = 3") == {"a": "stray-1", "b": "stray-1"}
 
