@@ -21,6 +21,7 @@ Six rules:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,15 +46,18 @@ class Difference:
         return f"{self.record}{where}: expected {self.expected}, found {self.found}"
 
 
+# Everything but the value. Record.declaration says the same and copies the value to do so.
+_DECLARED = tuple(field.name for field in dataclasses.fields(Record) if field.name != "value")
+
+
 def compare(reference: Record, found: Record) -> Difference | None:
     """The first difference of ``found`` from ``reference``; None where they agree.
 
     Everything that is demanded comes from ``reference``; a ``found`` that declares something else
     differs already in that.
     """
-    declaration = found.declaration
-    for field, wanted in reference.declaration.items():
-        declared = declaration[field]
+    for field in _DECLARED:
+        wanted, declared = getattr(reference, field), getattr(found, field)
         if field != "hint" and _mismatch(wanted, declared, 0.0, 0.0):
             return Difference(
                 reference.name if field != "name" else "record",
