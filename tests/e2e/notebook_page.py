@@ -43,9 +43,10 @@ HUES = """async picture => {
         const [most, least] = [Math.max(r, g, b), Math.min(r, g, b)];
         if (most - least < 60) continue;
         const third = most === r ? (g - b) : most === g ? (b - r) : (r - g);
-        const degrees = 60 * third / (most - least) + (most === r ? 360 : most === g ? 120 : 240);
-        const hue = degrees >= 330 ? degrees < 380 ? "red" : "yellow" : degrees < 70 ? "yellow" : degrees < 170 ? "green"
-            : degrees < 270 ? "blue" : "purple";
+        const corner = most === r ? 0 : most === g ? 120 : 240;
+        const degrees = (60 * third / (most - least) + corner + 360) % 360;
+        const hue = degrees < 20 || degrees >= 330 ? "red" : degrees < 70 ? "yellow"
+            : degrees < 170 ? "green" : degrees < 270 ? "blue" : "purple";
         counts[hue] = (counts[hue] ?? 0) + 1;
     }
     return Object.keys(counts).filter(hue => counts[hue] > width * height / 1000);
