@@ -1,6 +1,10 @@
+from .batch import grade as grade
+from .conversation import Bounds as Bounds
 from .feedback import feedback_name as feedback_name
 from .feedback import write_feedback as write_feedback
 from .junit import write_junit as write_junit
+from .local import LocalWorkplace as LocalWorkplace
+from .orders import Order as Order
 from .report import write_report as write_report
 from .results import BatchResult as BatchResult
 from .results import ExerciseResult as ExerciseResult
@@ -10,3 +14,4 @@ from .results import Wall as Wall
 from .similarity import CellMatch as CellMatch
 from .similarity import SimilarPair as SimilarPair
 from .similarity import similar_pairs as similar_pairs
+from .workplace import SandboxWorkplace as SandboxWorkplace

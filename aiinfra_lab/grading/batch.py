@@ -9,6 +9,7 @@ then on nothing that a submission does ends the batch; its row says what happene
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -106,7 +107,10 @@ async def grade(order: Order, course: Course, make: MakeWorkplace | None = None)
         opened = _ledger(order, lab, digest_file(path), seed)
         stack.callback(opened.close)
         lab = replace(lab, seed=int(opened.batch.seed, 16))
-        batch = _Batch(order, lab, entries, opened, make or best_workplace)
+        # An environment inside the course's folder would show the masters: the walls are asked.
+        secrets = [path, order.out / folder.LEDGER]
+        chosen = make or functools.partial(best_workplace, secrets=secrets)
+        batch = _Batch(order, lab, entries, opened, chosen)
         _read(entries, source, Reader(lab))
         graded = await batch.run(roster)
         with folder.disk(order.out):

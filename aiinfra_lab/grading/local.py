@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -36,17 +37,20 @@ MakeWorkplace = Callable[[Lab], AbstractAsyncContextManager[Workplace]]
 
 
 @asynccontextmanager
-async def best_workplace(lab: Lab) -> AsyncIterator[Workplace]:
+async def best_workplace(lab: Lab, *, secrets: Sequence[Path] = ()) -> AsyncIterator[Workplace]:
     """The sandbox with the walls that this machine can have, else a place without any.
 
-    A cell that takes longer than the whole lab should is taken for endless.
+    A cell that takes longer than the whole lab should is taken for endless. ``secrets`` are files
+    that must not be readable inside; the walls are tested by them.
     """
     # They bring a kernel's client along, which nothing else of a batch needs.
     from aiinfra_lab.grading.conversation import Bounds
     from aiinfra_lab.grading.workplace import SandboxWorkplace
 
     cell_s, about = max(lab.metadata.budget_s, _LEAST_CELL_S), lab.metadata
-    sandbox = SandboxWorkplace(about.answers, about.preload, bounds=Bounds(cell_s=cell_s))
+    sandbox = SandboxWorkplace(
+        about.answers, about.preload, bounds=Bounds(cell_s=cell_s), secrets=secrets
+    )
     async with AsyncExitStack() as stack:
         place: Workplace
         try:

@@ -1,7 +1,7 @@
-from .forks import Ending as Ending
-from .forks import Fork as Fork
-from .forks import ForkServer as ForkServer
-from .forks import Kind as Kind
+from .fork import Ending as Ending
+from .fork import Fork as Fork
+from .fork_server import ForkServer as ForkServer
+from .fork_server import Kind as Kind
 from .limits import Limits as Limits
 from .walls import WallFound as WallFound
 from .walls import examine as examine
