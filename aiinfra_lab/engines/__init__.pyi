@@ -1,3 +1,7 @@
+from .s3 import open_s3 as open_s3
+from .s3 import open_s3_async as open_s3_async
+from .s3_client import S3Access as S3Access
+from .s3_server import S3Server as S3Server
 from .valkey import open_valkey as open_valkey
 from .valkey import open_valkey_async as open_valkey_async
 from .valkey_client import connect_valkey as connect_valkey
