@@ -18,12 +18,11 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from aiinfra_lab.engines.s3_client import S3Access
 from aiinfra_lab.errors import InputError, MissingNeed
-from aiinfra_lab.processes import Child, HttpAnswers, LogLine
+from aiinfra_lab.processes import Child, HttpAnswers, LogLine, Service
 
 HOST = "127.0.0.1"
 READY_S = 60.0  # it needs 1 to 2 s; this is for a machine under heavy load
@@ -31,7 +30,7 @@ GRACE_S = 2.0  # it has nothing to save
 REGION = "us-east-1"  # in every other region a bucket needs a LocationConstraint
 
 
-class S3Server:
+class S3Server(Service):
     """One embedded server; it ends with this process, whatever ends that.
 
     Parameters
@@ -170,28 +169,6 @@ class S3Server:
     def _remove_folder(self) -> None:
         if self._removal is not None:
             self._removal()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await self.start_async()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop_async()
 
     def __repr__(self) -> str:
         return f"<S3Server {self.name} port={self._port or None}>"

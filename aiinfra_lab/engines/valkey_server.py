@@ -26,12 +26,11 @@ import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aiinfra_lab.errors import InputError, MissingNeed, ProcessError
 from aiinfra_lab.needs.probes import valkey_program
-from aiinfra_lab.processes import Child, Probe
+from aiinfra_lab.processes import Child, Probe, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +68,7 @@ class Pong(Probe[int]):
         return look
 
 
-class ValkeyServer:
+class ValkeyServer(Service):
     """One embedded server; it ends with this process, whatever ends that.
 
     Parameters
@@ -280,28 +279,6 @@ class ValkeyServer:
     def _remove_folder(self) -> None:
         if self._removal is not None:
             self._removal()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await self.start_async()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop_async()
 
     def __repr__(self) -> str:
         return f"<ValkeyServer {self.name} port={self._port or None}>"

@@ -5,3 +5,4 @@ from .probes import LogLine as LogLine
 from .probes import PortBound as PortBound
 from .probes import PortOpen as PortOpen
 from .probes import Probe as Probe
+from .service import Service as Service

@@ -13,18 +13,17 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from aiinfra_lab.errors import InputError, ProcessError
-from aiinfra_lab.processes import Child, HttpAnswers, LogLine
+from aiinfra_lab.processes import Child, HttpAnswers, LogLine, Service
 
 READY_WALL = 60.0  # seconds; it takes about one, but a machine may be busy
 _KEPT_LOG = 8 << 20
 _SPEAKER = "aiinfra_lab.serving: "
 
 
-class ModelServer:
+class ModelServer(Service):
     """A model server in a process of its own, on this machine's loopback address.
 
     Parameters
@@ -212,30 +211,6 @@ class ModelServer:
         if self._child is None:
             raise InputError("the model server was never started")
         return self._child.wait(check=True)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._child is not None:
-            self._child.__exit__(kind, error, trace)
-
-    async def __aenter__(self) -> Self:
-        return await self.start_async()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._child is not None:
-            await self._child.__aexit__(kind, error, trace)
 
 
 def _refused(error: BaseException) -> InputError | None:
