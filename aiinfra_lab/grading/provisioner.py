@@ -19,9 +19,10 @@ from typing import Any
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 from traitlets import Enum, List, Unicode
 
-from aiinfra_lab.grading.sockets import CHANNELS, Sockets, private_folder
+from aiinfra_lab.grading.sockets import CHANNELS, Sockets
 from aiinfra_lab.grading.workplace import ENTRY
 from aiinfra_lab.sandbox import Fork, ForkServer, World
+from aiinfra_lab.sandbox.places import private_folder
 
 NAME = "aiinfra-sandbox"
 _GONE = 1  # the exit status of a kernel of which nothing more is known
@@ -47,7 +48,7 @@ class SandboxProvisioner(LocalProvisioner):  # type: ignore[misc]
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Choose the sockets: the kernel has no network that a client could reach."""
         manager = self.parent
-        self._folder = self._folder or private_folder()
+        self._folder = self._folder or private_folder("aik-")
         folder = Path(self._folder.name)
         self._sockets = Sockets(folder)
         manager.cache_ports = False

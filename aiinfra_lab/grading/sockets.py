@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import tempfile
 from pathlib import Path
-
-from aiinfra_lab.errors import InputError
 
 # The order in which a kernel is handed its sockets (aiinfra_lab.grading.kernels.PORTS).
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-# A socket's path ends at 107 characters, on macOS at 103; a name in the folder takes the rest.
-_LONGEST_FOLDER = 80
 
 
 class Sockets:
@@ -46,19 +40,3 @@ class Sockets:
         self.handed_over()
         for path in self.paths.values():
             path.unlink(missing_ok=True)
-
-
-def private_folder() -> tempfile.TemporaryDirectory[str]:
-    """A new folder for sockets, with a path short enough for them; removed at exit at the latest.
-
-    Raises
-    ------
-    InputError
-        Every temporary folder has too long a path.
-    """
-    for parent in (None, "/tmp"):
-        folder = tempfile.TemporaryDirectory(prefix="aik-", dir=parent, ignore_cleanup_errors=True)
-        if len(os.fsencode(folder.name)) < _LONGEST_FOLDER:
-            return folder
-        folder.cleanup()
-    raise InputError("the temporary folder has too long a path", fix="Set TMPDIR to a short one.")

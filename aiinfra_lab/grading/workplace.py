@@ -19,8 +19,9 @@ from aiinfra_lab.grading.conversation import Bounds, Conversation, KernelEnded
 from aiinfra_lab.grading.messages import new_key
 from aiinfra_lab.grading.results import Wall
 from aiinfra_lab.grading.runs import Run
-from aiinfra_lab.grading.sockets import Sockets, private_folder
+from aiinfra_lab.grading.sockets import Sockets
 from aiinfra_lab.sandbox import Fork, ForkServer, Kind, Limits, World, examine
+from aiinfra_lab.sandbox.places import private_folder
 
 ENTRY = "aiinfra_lab.grading.kernels:run"
 NOT_RUN = "the cell was not run"
@@ -94,7 +95,7 @@ class SandboxWorkplace:
         MissingNeed, ProcessError
             Not even the least of the kinds asked for could be had.
         """
-        self._folder = private_folder()
+        self._folder = private_folder("aik-")
         try:
             await self._settle()
         except BaseException:

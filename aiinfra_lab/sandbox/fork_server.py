@@ -20,6 +20,7 @@ from aiinfra_lab.sandbox.bubblewrap import CONTROL, Bubblewrap
 from aiinfra_lab.sandbox.cgroups import Cgroup
 from aiinfra_lab.sandbox.fork import POLL_S, Fork
 from aiinfra_lab.sandbox.limits import Limits
+from aiinfra_lab.sandbox.places import private_folder
 from aiinfra_lab.sandbox.world import World
 
 Kind = Literal["nested", "single", "bare"]
@@ -75,10 +76,7 @@ class ForkServer:
         ProcessError
             It did not come up; its last lines say why.
         """
-        # A short path: that of a socket ends at 107 characters.
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="aiinfra-sandbox-", ignore_cleanup_errors=True
-        )
+        self._folder = private_folder("aiinfra-sandbox-")
         try:
             await self._start(Path(self._folder.name))
         except BaseException:

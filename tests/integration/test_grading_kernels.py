@@ -294,11 +294,13 @@ def test_killed_grader_leaves_no_process(tmp_path: Path) -> None:
         asyncio.run(whole())
         """
     )
+    too_long_for_a_socket = tmp_path / ("x" * 100)
+    too_long_for_a_socket.mkdir()
     with subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(too_long_for_a_socket)},
     ) as grader:
         assert grader.stdout is not None
         outermost = psutil.Process(int(grader.stdout.readline()))
