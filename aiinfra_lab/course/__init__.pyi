@@ -6,6 +6,7 @@ from .conditions import count as count
 from .conditions import distinct as distinct
 from .conditions import each_between as each_between
 from .conditions import mean_between as mean_between
+from .conditions import relative as relative
 from .conditions import same_items as same_items
 from .conditions import spread_between as spread_between
 from .exercises import exercise as exercise

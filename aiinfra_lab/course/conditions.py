@@ -61,6 +61,15 @@ def same_items() -> Condition:
     return ["same_items", {}]
 
 
+def relative(*keep: Condition) -> Condition:
+    """The outputs, divided by the reference's largest, keep these conditions.
+
+    For limits that are the answer, or nearly: a check cell that works them out shows them to
+    whoever looks at its frames. The scale is known only where the submission does not run.
+    """
+    return ["relative", {"keep": list(keep)}]
+
+
 def broken_condition(conditions: Any, outputs: Any, reference_outputs: Any) -> Broken | None:
     """The first of ``conditions`` that ``outputs`` break; None where all hold.
 
@@ -85,9 +94,11 @@ def check_conditions(conditions: Any) -> None:
     """
     if not conditions:
         raise ValueError("a trace needs at least one condition, or any answer would pass")
-    for condition in conditions:
-        if condition[0] not in _EVALUATORS:
-            raise ValueError(f"unknown condition {condition[0]!r}")
+    for name, arguments in conditions:
+        if name not in _EVALUATORS:
+            raise ValueError(f"unknown condition {name!r}")
+        if name == "relative":
+            check_conditions(arguments["keep"])
 
 
 def _count(outputs: list[Any], _: Any, n: int) -> Broken | None:
@@ -169,6 +180,15 @@ def _same_items(outputs: list[Any], reference: list[Any]) -> Broken | None:
     return f"the items of {format_value(reference)}", format_value(outputs)
 
 
+def _relative(outputs: list[Any], reference: list[Any], keep: list[Condition]) -> Broken | None:
+    largest = max(reference)
+    try:
+        shares = [value / largest if is_number(value) else value for value in outputs]
+    except OverflowError:  # a stranger's numbers may be beyond what a float holds
+        return "numbers", format_value(outputs)
+    return broken_condition(keep, shares, reference)
+
+
 _EVALUATORS: dict[str, Callable[..., Broken | None]] = {
     "count": _count,
     "each_between": _each_between,
@@ -178,4 +198,5 @@ _EVALUATORS: dict[str, Callable[..., Broken | None]] = {
     "busiest": _busiest,
     "ascending": _ascending,
     "same_items": _same_items,
+    "relative": _relative,
 }

@@ -21,6 +21,7 @@ from aiinfra_lab.course.layout import Course, notebook_names
 from aiinfra_lab.course.masters import blanked, exercises, grade_id, released
 from aiinfra_lab.course.metadata import read_metadata
 from aiinfra_lab.course.notebooks import Cell, Notebook, code_cells, read_notebook
+from aiinfra_lab.course.records import records_in
 from aiinfra_lab.course.runner import CellRun, LocalExecutor
 from aiinfra_lab.course.submissions import read_submission, rebuilt
 
@@ -81,6 +82,27 @@ def test_the_records_of_every_check_depend_on_the_seed(name: str) -> None:
     for check in _checks(name):
         one, other = (runs[f"{check}-{seed}"].outputs for seed in (SEEDS[0], SEEDS[1]))
         assert differences_in(one, other), f"{check} can be passed by printing a constant"
+
+
+@LABS
+def test_the_limits_of_a_check_do_not_give_its_answer_away(name: str) -> None:
+    """A submission may read the limits in its own kernel, and answer with what lies between.
+
+    So each check has a result that only the reference knows: one that must be equal and depends
+    on the seed, or a trace whose limits are relative to the reference's outputs.
+    """
+    runs, _ = _under_all_seeds(name)
+
+    for check in _checks(name):
+        pair = zip(
+            *(records_in(runs[f"{check}-{seed}"].outputs) for seed in SEEDS[:2]), strict=True
+        )
+        assert any(
+            one.value != other.value
+            if one.rule in {"equal", "multiset"}
+            else one.rule == "trace" and any(kind == "relative" for kind, _ in one.bound)
+            for one, other in pair
+        ), check
 
 
 @LABS

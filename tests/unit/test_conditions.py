@@ -21,6 +21,7 @@ from aiinfra_lab.course.conditions import (
     distinct,
     each_between,
     mean_between,
+    relative,
     same_items,
     spread_between,
 )
@@ -209,6 +210,7 @@ EVERY = [
     busiest(0.5, 2),
     ascending(),
     same_items(),
+    relative(each_between(0, 1), count(2)),
 ]
 
 
@@ -224,6 +226,24 @@ def test_every_condition_has_a_verdict_on_anything(anything, outputs):
 def test_every_condition_that_can_be_made_can_be_evaluated():
     check_conditions(EVERY)
     assert {condition[0] for condition in EVERY} == set(conditions._EVALUATORS)
+
+
+@quick
+@given(st.floats(0.1, 1e6), st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_relative_limits_are_shares_of_the_references_largest(scale, shares):
+    outputs = [share * scale for share in shares]
+    assert keeps(relative(each_between(0, 1.001)), outputs, [scale / 2, scale])
+    assert not keeps(relative(each_between(0, 1)), [*outputs, 1.01 * scale], [scale])
+    # The limits themselves, sent back as outputs, are no answer.
+    assert not keeps(relative(mean_between(0.4, 0.85)), [0.6] * 3, [600.0])
+
+
+def test_relative_limits_are_checked_like_others():
+    with pytest.raises(ValueError, match="unknown condition 'descending'"):
+        check_conditions([relative(["descending", {}])])
+    with pytest.raises(ValueError, match="any answer would pass"):
+        check_conditions([relative()])
+    assert broken_condition([relative(count(1))], [HUGE], [1.0]) is not None
 
 
 @pytest.mark.parametrize("none", [[], None, ()])
