@@ -115,6 +115,15 @@ def test_status_of_what_has_none():
         assert status_of(found) is None
 
 
+def test_parsed_json_is_a_success_and_a_mapping_with_a_status_is_judged_by_it():
+    class Answer(dict):
+        status = 503
+
+    verdicts = http_verdicts()
+    assert verdicts.of_result({"status": 503}) is Verdict.SUCCESS
+    assert verdicts.of_result(Answer()) is Verdict.FAILURE
+
+
 def test_ignore_wins_over_record_and_the_rest_is_a_success():
     verdicts = Verdicts(record=(OSError, KeyError), ignore=ConnectionResetError)
     assert verdicts.of_error(ConnectionResetError()) is IGNORE
