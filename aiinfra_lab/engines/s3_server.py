@@ -13,16 +13,13 @@ it can hang, die and come back, which is what a client must live with.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
-import weakref
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from aiinfra_lab.engines.s3_client import S3Access
-from aiinfra_lab.errors import InputError, MissingNeed
-from aiinfra_lab.processes import Child, HttpAnswers, LogLine, Service
+from aiinfra_lab.engines.server import EmbeddedServer
+from aiinfra_lab.errors import MissingNeed
+from aiinfra_lab.processes import Child, HttpAnswers, LogLine
 
 HOST = "127.0.0.1"
 READY_S = 60.0  # it needs 1 to 2 s; this is for a machine under heavy load
@@ -30,7 +27,7 @@ GRACE_S = 2.0  # it has nothing to save
 REGION = "us-east-1"  # in every other region a bucket needs a LocationConstraint
 
 
-class S3Server(Service):
+class S3Server(EmbeddedServer):
     """One embedded server; it ends with this process, whatever ends that.
 
     Parameters
@@ -53,18 +50,12 @@ class S3Server(Service):
     ...     s3.create_bucket(Bucket="models")
     """
 
+    kind = "s3"
+
     def __init__(
         self, folder: str | os.PathLike[str] | None = None, *, port: int = 0, name: str = "s3"
     ) -> None:
-        if not 0 <= port <= 65535:
-            raise InputError(f"the port is {port}", needed="0 (any free one) to 65535")
-        if not name or name.startswith(".") or "/" in name:
-            raise InputError(f"a server has a plain name, found {name!r}")
-        self.name = name
-        self._given = None if folder is None else Path(folder).absolute()
-        self._port = port
-        self._removal: weakref.finalize[..., Any] | None = None
-        self._child: Child | None = None
+        super().__init__(folder, port=port, name=name)
 
     @property
     def access(self) -> S3Access:
@@ -77,13 +68,6 @@ class S3Server(Service):
         if not self._port:
             raise RuntimeError(f"{self.name} was not started: it has no port yet")
         return f"http://{HOST}:{self._port}"
-
-    @property
-    def child(self) -> Child:
-        """The process of the last start."""
-        if self._child is None:
-            raise RuntimeError(f"{self.name} was not started")
-        return self._child
 
     def start(self) -> Self:
         """Start the server; returns when it answers.
@@ -122,22 +106,6 @@ class S3Server(Service):
             raise
         return self
 
-    def stop(self) -> None:
-        """End the server and remove its temporary folder; may be called again."""
-        try:
-            if self._child is not None:
-                self._child.stop()
-        finally:
-            self._remove_folder()
-
-    async def stop_async(self) -> None:
-        """As ``stop``."""
-        try:
-            if self._child is not None:
-                await self._child.stop_async()
-        finally:
-            self._remove_folder()
-
     def _new_child(self) -> Child:
         import importlib.util
 
@@ -149,31 +117,12 @@ class S3Server(Service):
                 needed="moto[s3,server] and boto3 in this environment",
                 fix="Install them, or set AIINFRA_S3_URL to a server that runs.",
             )
-        folder = self._given or self._temporary_folder()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"the folder {folder} cannot be made", found=error.strerror) from None
+        folder = self._made_folder()
         words = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self._port)]
         # A port in the environment would win over the one that it was given.
         env = {k: v for k, v in os.environ.items() if k != "MOTO_PORT"}
         log = folder / f"{self.name}.log"
         return Child(words, name=self.name, log=log, env=env, cwd=folder, grace=GRACE_S)
 
-    def _temporary_folder(self) -> Path:
-        self._remove_folder()
-        folder = Path(tempfile.mkdtemp(prefix="aiinfra-s3-"))
-        self._removal = weakref.finalize(self, _remove, folder, os.getpid())
-        return folder
-
-    def _remove_folder(self) -> None:
-        if self._removal is not None:
-            self._removal()
-
     def __repr__(self) -> str:
         return f"<S3Server {self.name} port={self._port or None}>"
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked copy of the owner removes nothing when it exits
-        shutil.rmtree(folder, ignore_errors=True)

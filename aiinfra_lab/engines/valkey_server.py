@@ -18,19 +18,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from aiinfra_lab.engines.server import EmbeddedServer
 from aiinfra_lab.errors import InputError, MissingNeed, ProcessError
 from aiinfra_lab.needs.probes import valkey_program
-from aiinfra_lab.processes import Child, Probe, Service
+from aiinfra_lab.processes import Child, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +67,7 @@ class Pong(Probe[int]):
         return look
 
 
-class ValkeyServer(Service):
+class ValkeyServer(EmbeddedServer):
     """One embedded server; it ends with this process, whatever ends that.
 
     Parameters
@@ -100,6 +99,8 @@ class ValkeyServer(Service):
     redis://127.0.0.1:41234/0
     """
 
+    kind = "valkey"
+
     def __init__(
         self,
         folder: str | os.PathLike[str] | None = None,
@@ -108,18 +109,11 @@ class ValkeyServer(Service):
         max_memory: int = 256 << 20,
         name: str = "valkey",
     ) -> None:
-        if not 0 <= port <= 65535:
-            raise InputError(f"the port is {port}", needed="0 (any free one) to 65535")
+        super().__init__(folder, port=port, name=name)
         if max_memory < LEAST_MEMORY:
             raise InputError(f"max_memory is {max_memory} bytes", needed=f"at least {LEAST_MEMORY}")
-        if not name or name.startswith(".") or "/" in name:
-            raise InputError(f"a server has a plain name, found {name!r}")
-        self.name, self.max_memory = name, max_memory
-        self._given = None if folder is None else Path(folder).absolute()
-        self._port, self._settled = port, port != 0
+        self.max_memory, self._settled = max_memory, port != 0
         self._reservation: weakref.finalize[..., Any] | None = None
-        self._removal: weakref.finalize[..., Any] | None = None
-        self._child: Child | None = None
 
     @property
     def port(self) -> int:
@@ -132,13 +126,6 @@ class ValkeyServer(Service):
     def url(self) -> str:
         """The address for clients: ``redis://127.0.0.1:PORT/0``."""
         return f"redis://{HOST}:{self.port}/0"
-
-    @property
-    def child(self) -> Child:
-        """The process of the last start."""
-        if self._child is None:
-            raise RuntimeError(f"{self.name} was not started")
-        return self._child
 
     def start(self) -> Self:
         """Start the server; returns when it answers.
@@ -177,22 +164,6 @@ class ValkeyServer(Service):
                 except ProcessError as error:
                     self._explain(error)
         return self
-
-    def stop(self) -> None:
-        """End the server and remove its temporary folder; may be called again."""
-        try:
-            if self._child is not None:
-                self._child.stop()
-        finally:
-            self._remove_folder()
-
-    async def stop_async(self) -> None:
-        """As ``stop``."""
-        try:
-            if self._child is not None:
-                await self._child.stop_async()
-        finally:
-            self._remove_folder()
 
     def _tries(self) -> Generator[Child, None, None]:
         """Children to be started one after the other until the port is settled."""
@@ -251,11 +222,7 @@ class ValkeyServer(Service):
                 self._reservation = weakref.finalize(self, os.close, holder.detach())
 
     def _new_child(self, program: Path) -> Child:
-        folder = self._given or self._temporary_folder()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"the folder {folder} cannot be made", found=error.strerror) from None
+        folder = self._made_folder()
         options = {
             "bind": HOST,
             "port": self._port,
@@ -270,20 +237,5 @@ class ValkeyServer(Service):
         log = folder / f"{self.name}.log"
         return Child([program, *words], name=self.name, log=log, cwd=folder, grace=GRACE_S)
 
-    def _temporary_folder(self) -> Path:
-        self._remove_folder()
-        folder = Path(tempfile.mkdtemp(prefix="aiinfra-valkey-"))
-        self._removal = weakref.finalize(self, _remove, folder, os.getpid())
-        return folder
-
-    def _remove_folder(self) -> None:
-        if self._removal is not None:
-            self._removal()
-
     def __repr__(self) -> str:
         return f"<ValkeyServer {self.name} port={self._port or None}>"
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked copy of the owner removes nothing when it exits
-        shutil.rmtree(folder, ignore_errors=True)
