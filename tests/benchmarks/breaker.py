@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import dataclasses
 import functools
-import hashlib
 import importlib
 import json
 import os
@@ -28,15 +27,15 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from peers import peers_environment, say
+
 from aiinfra_lab.measure import Quantile, Ratio, overhead_ratio, quantile
 from aiinfra_lab.resilience import CircuitBreaker, Reopening, Rules, http_verdicts
 from aiinfra_lab.seeding import stream
-from aiinfra_lab.settings import settings
 
 PINS = {"circuitbreaker": "2.1.3", "purgatory": "3.0.1", "interlock-cb": "2.8.2"}
 MODULES = {
@@ -83,31 +82,12 @@ class NaiveBreaker:
         return guarded
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def peers_folder() -> Path:
     """The packages of the peers' environment, which is made if it is not there."""
     pins = [f"{name}=={version}" for name, version in PINS.items()]
-    key = hashlib.sha256(" ".join([*pins, sys.version]).encode()).hexdigest()[:12]
-    folder = settings().cache / "peers" / f"breaker-{key}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        say(f"making the peers' environment: {', '.join(pins)}")
-        venv.create(folder, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "20"]
-        # One by one: a package that cannot be had does not take the others with it.
-        failed = 0
-        for pin in pins:
-            done = subprocess.run([*install, pin], check=False, capture_output=True, text=True)
-            if done.returncode:
-                failed += 1
-                say(f"{pin}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-        if not failed:
-            (folder / "complete").touch()
+    programs, _ = peers_environment("breaker", pins)  # what is missing shows at its import
     answer = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        [programs / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True,
         capture_output=True,
         text=True,

@@ -24,7 +24,6 @@ import copy
 import csv
 import ctypes
 import dataclasses
-import hashlib
 import json
 import os
 import resource
@@ -34,7 +33,6 @@ import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,13 +40,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from peers import peers_environment, say
 
 from aiinfra_lab.course import building
 from aiinfra_lab.course.layout import Course
 from aiinfra_lab.course.masters import grade_id, is_answer, released
 from aiinfra_lab.course.notebooks import Notebook, read_notebook, write_notebook
 from aiinfra_lab.measure import machine, paired_ratio
-from aiinfra_lab.settings import settings
 
 PIN = "nbgrader==0.9.6"
 RESULT = Path(__file__).parent / "results" / "grading.json"
@@ -70,10 +68,6 @@ predicted = [label if dice.random() < 0.95 else dice.randrange(10) for label in 
 
 class Unmeasured(Exception):
     """A command failed, or did not grade what it was given."""
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # ---- what a command costs
@@ -208,24 +202,6 @@ def grade_ours(course: Course, identifier: str, folder: Path) -> tuple[Cost, dic
 
 
 # ---- the peer
-
-
-def peers_bin() -> Path | None:
-    """The programs of nbgrader's environment, which is made if it is not there."""
-    key = hashlib.sha256(f"{PIN} {sys.version}".encode()).hexdigest()[:12]
-    folder = settings().cache / "peers" / f"grading-{key}"
-    if not (folder / "complete").exists():
-        say(f"making the peer's environment: {PIN}")
-        venv.create(folder, with_pip=True, clear=True)
-        install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--retries", "1"]
-        done = subprocess.run(
-            [*install, "--timeout", "20", PIN], check=False, capture_output=True, text=True
-        )
-        if done.returncode:
-            say(f"{PIN}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-            return None
-        (folder / "complete").touch()
-    return folder / "bin"
 
 
 class Peer:
@@ -382,7 +358,8 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help=f"also write results/{RESULT.name}")
     options = parser.parse_args()
     adopt_orphans()
-    programs = peers_bin()
+    made, failed = peers_environment("grading", [PIN])
+    programs = None if failed else made
     labs = {"small": small_master()}
     if not options.quick:
         labs["lab 00"] = read_notebook(COURSE.masters / "00_start_here.ipynb")
