@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 from typing import Annotated
@@ -22,8 +23,29 @@ Exit codes: 0 yes; 1 it ran and the answer is no; 2 bad input; 3 something neede
 130 interrupted. Results go to stdout, progress and sentences to stderr.
 """
 
+# Their options come from a package that takes a while to import.
+LATE = {"train": "aiinfra_lab.cli.train"}
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands; those of ``LATE`` are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *LATE]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in LATE:
+            return super().get_command(ctx, name)
+        late = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        importlib.import_module(LATE[name]).register(late)
+        command = typer.main.get_command(late)
+        command.name = name
+        return command
+
+
 app = typer.Typer(
     name="aiinfra",
+    cls=Commands,
     help="The AI infrastructure course: run its chapters, work on its labs.\n\n"
     "Example: [bold]aiinfra start 00[/bold], work in work/, then [bold]aiinfra check 00[/bold].",
     epilog=EPILOG,

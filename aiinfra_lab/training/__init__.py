@@ -1,0 +1,5 @@
+"""Distributed training that is right and resumable: a recipe, not a framework."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
