@@ -87,9 +87,23 @@ def register(folder: Path, config: TrainingConfig) -> ModelVersion:
     Raises
     ------
     RegistryAway
-        The registry cannot be reached. Model and numbers are kept; ``aiinfra train`` with the
-        same folder, or ``registry.flush()``, brings them later.
+        The registry cannot be reached. The model is in ``folder``; the same training with the
+        same folder has nothing left to train and registers it.
     """
+    from aiinfra_lab.registry import RegistryAway
+
+    try:
+        return _registered(folder, config)
+    except RegistryAway as error:
+        away = RegistryAway(
+            f"{error.message}; the trained model is kept in {folder / BUNDLE}",
+            fix="Train again with the same --out when it answers: the model is only registered.",
+        )
+        away.kept = str(folder / BUNDLE)
+        raise away from None
+
+
+def _registered(folder: Path, config: TrainingConfig) -> ModelVersion:
     from aiinfra_lab.registry import UnknownModel, open_registry
 
     registry = open_registry()
