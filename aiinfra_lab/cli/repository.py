@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aiinfra_lab.cli import readme
 from aiinfra_lab.cli.output import JsonOption, print_json
 
 if TYPE_CHECKING:
@@ -124,62 +125,7 @@ def _print_release(made: Release) -> None:
 def _generators() -> dict[str, Generator]:
     from aiinfra_lab.course.building import GENERATORS
 
-    return {**GENERATORS, "chapters table": _chapters_table, "breaker table": _breaker_table}
-
-
-def _chapters_table(course: Course) -> dict[Path, str]:
-    """The README with the table of chapters made anew."""
-    from aiinfra_lab.course.catalogue import catalogue
-
-    lines = ["| | chapter | minutes | lab | status |", "|---|---|---|---|---|"]
-    for e in catalogue(course):
-        title = f"[{e.title}]({e.notebook})" if e.notebook else e.title
-        lines.append(f"| {e.id} | {title} | {e.minutes or ''} | {e.lab} | {e.status} |")
-    return _readme(course, "chapters", lines)
-
-
-def _breaker_table(course: Course) -> dict[Path, str]:
-    """The README with the breaker's measurement made anew from its committed JSON."""
-    import json
-
-    path = course.root / "tests" / "benchmarks" / "results" / "breaker.json"
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    measured = ("µs over a bare await", "ours is")
-    situations = (
-        "probes let through of 200",
-        "opens at 50 % failures",
-        "counts outer timeouts",
-        "counts refused connections",
-    )
-    columns = ("", *measured, *situations)
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name, behaviour in found["behaviour"].items():
-        price = found["price"]["over_bare"][name]
-        times = ""
-        if "ours_ratio" in price:
-            low, high = price["interval"]
-            times = f"{price['ours_ratio']:.2f} × [{low:.2f}, {high:.2f}]"
-        said = {True: "yes", False: "no"}
-        # 1 is True to a dict, and 200 probes are a number.
-        words = [said[v] if isinstance(v, bool) else str(v) for v in behaviour.values()]
-        title = "**ours**" if name == "aiinfra_lab" else name
-        lines.append(f"| {title} | {price['overhead_us']:.2f} | {times} | {' | '.join(words)} |")
-    return _readme(course, "breaker", lines)
-
-
-def _readme(course: Course, mark: str, lines: list[str]) -> dict[Path, str]:
-    """The README with these lines between the comments of that name."""
-    from aiinfra_lab.errors import InputError
-
-    path = course.root / "README.md"
-    opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    before, _, rest = path.read_text(encoding="utf-8").partition(opening)
-    _, end, after = rest.partition(closing)
-    if not end:
-        raise InputError(f"README.md needs the lines {opening} and {closing}")
-    return {path: before + opening + "\n" + "\n".join(lines) + "\n" + closing + after}
+    return {**GENERATORS, **readme.TABLES}
 
 
 def _execute(course: Course, identifier: str, fresh: bool) -> None:

@@ -1,0 +1,112 @@
+"""The tables of README.md, made from the notebooks and from committed measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiinfra_lab.course.layout import Course
+
+
+def _chapters_table(course: Course) -> dict[Path, str]:
+    """The README with the table of chapters made anew."""
+    from aiinfra_lab.course.catalogue import catalogue
+
+    lines = ["| | chapter | minutes | lab | status |", "|---|---|---|---|---|"]
+    for e in catalogue(course):
+        title = f"[{e.title}]({e.notebook})" if e.notebook else e.title
+        lines.append(f"| {e.id} | {title} | {e.minutes or ''} | {e.lab} | {e.status} |")
+    return _readme(course, "chapters", lines)
+
+
+def _breaker_table(course: Course) -> dict[Path, str]:
+    """The README with the breaker's measurement made anew from its committed JSON."""
+    found = _measured(course, "breaker")
+    if found is None:
+        return {}
+    measured = ("µs over a bare await", "ours is")
+    situations = (
+        "probes let through of 200",
+        "opens at 50 % failures",
+        "counts outer timeouts",
+        "counts refused connections",
+    )
+    columns = ("", *measured, *situations)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, behaviour in found["behaviour"].items():
+        price = found["price"]["over_bare"][name]
+        times = ""
+        if "ours_ratio" in price:
+            times = _times([price["ours_ratio"], *price["interval"]])
+        said = {True: "yes", False: "no"}
+        # 1 is True to a dict, and 200 probes are a number.
+        words = [said[v] if isinstance(v, bool) else str(v) for v in behaviour.values()]
+        title = "**ours**" if name == "aiinfra_lab" else name
+        lines.append(f"| {title} | {price['overhead_us']:.2f} | {times} | {' | '.join(words)} |")
+    return _readme(course, "breaker", lines)
+
+
+def _grading_table(course: Course) -> dict[Path, str]:
+    """The README with what grading costs, beside nbgrader, made anew from its committed JSON."""
+    found = _measured(course, "grading")
+    if found is None:
+        return {}
+    ours, peer = "aiinfra grade", "nbgrader autograde"
+    columns = (
+        *("lab", "submissions", "ours, CPU-s each", "nbgrader, CPU-s each", "ours is"),
+        *("ours, MiB", "nbgrader, MiB"),
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, row in found["labs"].items():
+        words = [
+            name,
+            str(row["submissions"]),
+            f"{row[ours]['cpu_s_a_submission']:.2f}",
+            f"{row[peer]['cpu_s_a_submission']:.2f}",
+            _times(row["ours_over_peer_cpu_s"]),
+            f"{row[ours]['peak_mib']:.0f}",
+            f"{row[peer]['peak_mib']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(words)} |")
+    whole = found["class"]
+    each = whole["cpu_s"] / whole["submissions"]
+    lines.append(
+        f"| lab 03, a class in {whole['wall_s']:.0f} s | {whole['submissions']} | {each:.2f} | | | "
+        f"{whole['peak_mib']:.0f} | |"
+    )
+    return _readme(course, "grading", lines)
+
+
+def _measured(course: Course, name: str) -> Any | None:
+    """What a benchmark saved; None in a release, which has no benchmarks."""
+    path = course.root / "tests" / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _times(ratio: Sequence[float]) -> str:
+    """A ratio with its interval."""
+    value, low, high = ratio
+    return f"{value:.2f} × [{low:.2f}, {high:.2f}]"
+
+
+def _readme(course: Course, mark: str, lines: list[str]) -> dict[Path, str]:
+    """The README with these lines between the comments of that name."""
+    from aiinfra_lab.errors import InputError
+
+    path = course.root / "README.md"
+    opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(opening)
+    _, end, after = rest.partition(closing)
+    if not end:
+        raise InputError(f"README.md needs the lines {opening} and {closing}")
+    return {path: before + opening + "\n" + "\n".join(lines) + "\n" + closing + after}
+
+
+TABLES: dict[str, Callable[[Course], dict[Path, str]]] = {
+    "chapters table": _chapters_table,
+    "breaker table": _breaker_table,
+    "grading table": _grading_table,
+}
