@@ -54,8 +54,8 @@ def parallel(
     compress : {"none", "bf16", "powersgd"}
         What DDP sends. ``bf16`` halves the bytes and rounds each gradient to 8 bits of mantissa.
         ``powersgd`` sends matrices of rank 1 after ``POWERSGD_WARM_UP`` steps (Vogels et al.,
-        2019) and keeps what it left out for the next step; that rest is not part of
-        ``full_state``, so a run that resumes does not go on to the same bits.
+        2019), all layers together after backward, and keeps what it left out for the next step.
+        That rest is not part of ``full_state``: a run that resumes ends with other bits.
     device : torch.device or str
 
     Returns
@@ -66,7 +66,7 @@ def parallel(
     Raises
     ------
     InputError
-        An unknown word, or a compression with FSDP.
+        An unknown word, a compression with FSDP, or powersgd with parameters of two dtypes.
 
     Notes
     -----
@@ -131,9 +131,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
         raise InputError("max_norm must be above 0", found=repr(max_norm))
     parameters = list(model.parameters())
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # Of shards this is a norm still to be summed over the ranks; as a plain number it scales the
-    # same way everywhere.
-    norm = _whole(norm)
+    norm = _whole(norm)  # of shards it is a DTensor; callers print and compare plain ones
     nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
@@ -230,6 +228,7 @@ def _replicate(model: nn.Module, device: torch.device, compress: Compression) ->
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,  # gradients live in the buckets: no copy of them
+        bucket_cap_mb=_one_bucket_mb(model) if compress == "powersgd" else None,
     )
     if compress == "bf16":
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -247,6 +246,21 @@ def _replicate(model: nn.Module, device: torch.device, compress: Compression) ->
         )
         replica.register_comm_hook(options, powersgd.powerSGD_hook)
     return replica
+
+
+def _one_bucket_mb(model: nn.Module) -> int:
+    """A size of bucket, in MiB, into which all gradients go.
+
+    torch's PowerSGD sends three times for each bucket, the later ones from callbacks. With gloo
+    those run in threads of their own, so with two buckets the ranks send in different orders and
+    the process is aborted.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if len(kinds := {p.dtype for p in trained}) > 1:  # DDP makes buckets of one dtype
+        raise InputError(
+            "powersgd needs parameters of one dtype", found=", ".join(sorted(map(str, kinds)))
+        )
+    return 1 + sum(p.numel() * p.element_size() for p in trained) // 2**20
 
 
 def _shard(model: nn.Module, device: torch.device) -> nn.Module:
@@ -273,7 +287,7 @@ def _numel(module: nn.Module) -> int:
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    return hasattr(model, "set_requires_gradient_sync")  # FSDPModule's, whose import costs 0.3 s
+    return hasattr(model, "set_requires_gradient_sync")  # FSDPModule's; its import is slow
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -306,9 +320,8 @@ def _placed(value: Any, like: Tensor) -> Any:
         from torch.distributed.tensor import distribute_tensor
 
         mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
-        # None: every rank cuts its share out of what it has; the clone lets the whole go.
-        whole = value.to(like.device)
-        return distribute_tensor(whole, mesh, placements, src_data_rank=None).clone()
+        # None: every rank cuts its share out of what it has (a copy) and sends nothing.
+        return distribute_tensor(value.to(like.device), mesh, placements, src_data_rank=None)
     # A scalar (Adam's step) stays where it is: the optimiser keeps it in the host's memory.
     return value.to(like.device if value.dim() else value.device, copy=True)
 

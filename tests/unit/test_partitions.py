@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
+from hypothesis import settings as law
 from hypothesis import strategies as st
 
 from aiinfra_lab.data import by_label, dirichlet, iid
@@ -24,9 +25,10 @@ def classes(part, labels=BALANCED):
     return set(np.asarray(labels)[part].tolist())
 
 
-@given(n=st.integers(1, 200), parts=st.integers(1, 20), seed=SEEDS)
-def test_iid_parts_hold_everything_once_and_differ_by_at_most_one(n, parts, seed):
-    assume(parts <= n)
+@law(deadline=None)
+@given(parts=st.integers(1, 20), more=st.integers(0, 200), seed=SEEDS)
+def test_iid_parts_hold_everything_once_and_differ_by_at_most_one(parts, more, seed):
+    n = parts + more
     dealt = iid(n, parts, seed=seed)
     deals_out(dealt, n)
     sizes = [len(part) for part in dealt]
@@ -46,6 +48,7 @@ def labels_for_parts(draw):
     return draw(st.permutations(labels.tolist())), parts, classes_each
 
 
+@law(deadline=None)
 @given(made=labels_for_parts(), seed=SEEDS)
 def test_parts_by_label_have_their_number_of_classes(made, seed):
     labels, parts, classes_each = np.array(made[0]), *made[1:]
@@ -56,17 +59,16 @@ def test_parts_by_label_have_their_number_of_classes(made, seed):
     assert max(owners) - min(owners) <= 1
 
 
+@law(deadline=None)
 @given(
     labels=LABELS,
     parts=st.integers(1, 12),
     alpha=st.sampled_from([1e-3, 0.1, 1.0, 1e4]),
-    at_least=st.integers(0, 5),
+    share=st.sampled_from([0, 0.3, 1]),
     seed=SEEDS,
 )
-def test_dirichlet_parts_hold_everything_once_and_their_minimum(
-    labels, parts, alpha, at_least, seed
-):
-    assume(parts * at_least <= len(labels))
+def test_dirichlet_parts_hold_everything_once_and_their_minimum(labels, parts, alpha, share, seed):
+    at_least = int(share * (len(labels) // parts))  # up to as even as can be
     dealt = dirichlet(labels, parts, alpha, seed=seed, at_least=at_least)
     deals_out(dealt, len(labels))
     assert len(dealt) == parts
