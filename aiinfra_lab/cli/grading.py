@@ -27,6 +27,14 @@ def register(app: typer.Typer) -> None:
     app.command()(grade)
 
 
+def _print_schema(wanted: bool) -> None:
+    if wanted:
+        from aiinfra_lab.grading.schema import schema_text
+
+        print(schema_text(), end="")
+        raise typer.Exit
+
+
 def grade(
     lab: Annotated[str, typer.Argument(metavar="LAB", help="A number such as 03.")],
     submissions: Annotated[
@@ -82,6 +90,15 @@ def grade(
         ),
     ] = None,
     as_json: JsonOption = False,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_print_schema,
+            is_eager=True,
+            help="Print the JSON Schema of results.json, and grade nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Grade submissions: every one gets a row, whatever is wrong with it.
 

@@ -214,7 +214,7 @@ def _mark(
         return Mark(exercise.name, exercise.points, "not started", reason)
     shown = {record["name"] for record in lab.public.get(exercise.name, [])}
     public = tuple(d for d in differences if d.record in shown)
-    reason = _reason(exercise, submission, run, public, raised)
+    reason = _reason(exercise, submission, run, shown, public, raised)
     return Mark(exercise.name, exercise.points, "not yet", reason, public)
 
 
@@ -252,6 +252,7 @@ def _reason(
     exercise: Exercise,
     submission: Submission,
     run: CellRun,
+    shown: set[str],
     differences: tuple[Difference, ...],
     raised: Raised | None,
 ) -> str:
@@ -267,6 +268,8 @@ def _reason(
         return run.failure.splitlines()[0]
     if differences:
         return f"{differences[0]}. {differences[0].hint}".strip()
+    if not shown:
+        return "a result that the lab does not show differs: think of unusual inputs"
     return "the visible results agree, a hidden one differs: think of unusual inputs"
 
 

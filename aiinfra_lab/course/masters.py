@@ -1,6 +1,8 @@
 """Lab masters: notebooks with solutions and hidden checks, and what learners get of them.
 
-The marks and the metadata are nbgrader's, schema version 3, so that its users can read them.
+The marks and the metadata are nbgrader's, schema version 3, so that its users can read them. One
+of its kinds of cells is refused: a *task* is answered in cells that the learner adds, and those are
+not handed in, for a submission's answers are the sources of the master's own cells.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from aiinfra_lab.files import digest_bytes
 
 SCHEMA_VERSION = 3
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
+TEXT_STUB = ("YOUR ANSWER HERE",)
 _MARK = re.compile(r"###\s*(BEGIN|END)\s+(SOLUTION|HIDDEN TESTS)")
 # What was meant as a mark; misspelt it would publish what it should hide.
 _LIKE_MARK = re.compile(r"#\s*(BEGIN|END)[\W_]*(SOLUTION|HIDDEN)", re.IGNORECASE)
@@ -51,8 +54,21 @@ def is_answer(cell: Cell) -> bool:
     return bool(cell["metadata"].get("nbgrader", {}).get("solution"))
 
 
+def is_manual(cell: Cell) -> bool:
+    """Whether a learner writes in this cell, code or text, and a person gives its points."""
+    return is_answer(cell) and bool(cell["metadata"]["nbgrader"].get("grade"))
+
+
+def marked_by_hand(master: Notebook) -> dict[str, float]:
+    """The points of the answers that a person marks, by ``grade_id``."""
+    cells = filter(is_manual, master["cells"])
+    return {grade_id(cell): float(cell["metadata"]["nbgrader"]["points"]) for cell in cells}
+
+
 def exercises(master: Notebook, name: str = "the lab") -> list[Exercise]:
     """The exercises of a lab in order: the answer cells before a check belong to it.
+
+    Answers that a person marks belong to none, wherever they stand.
 
     Raises
     ------
@@ -69,41 +85,62 @@ def exercises(master: Notebook, name: str = "the lab") -> list[Exercise]:
         key = grade_id(cell)
         if cell["metadata"]["nbgrader"].get("schema_version") != SCHEMA_VERSION:
             raise InputError(f"{name}: cell {key!r} needs nbgrader schema_version {SCHEMA_VERSION}")
-        if is_answer(cell):
+        if cell["metadata"]["nbgrader"].get("task"):
+            raise InputError(
+                f"{name}: cell {key!r} is a task, whose answer would not be handed in",
+                fix="Make it an answer that is marked by hand: grade and solution.",
+            )
+        if is_manual(cell):
+            _points(name, cell, "answer")
+        elif is_answer(cell):
+            if cell["cell_type"] != "code":
+                raise InputError(f"{name}: the answer {key!r} is text, which no check can run")
             answers.append(key)
         elif is_check(cell):
             found.append(_exercise(name, cell, answers))
             answers = []
     if answers:
         raise InputError(f"{name}: the answer {answers[0]!r} has no check after it")
+    manual = set(marked_by_hand(master))
+    if twice := [exercise.name for exercise in found if exercise.name in manual]:
+        raise InputError(f"{name}: {twice[0]!r} has a check and is marked by hand too")
     return found
+
+
+def _points(name: str, cell: Cell, kind: str) -> float:
+    points = cell["metadata"]["nbgrader"].get("points", 0)
+    if not points > 0:
+        raise InputError(f"{name}: {kind} {grade_id(cell)!r} needs points", found=str(points))
+    return float(points)
 
 
 def _exercise(name: str, cell: Cell, answers: list[str]) -> Exercise:
     key = grade_id(cell)
     exercise = key.removesuffix(CHECK_SUFFIX)
-    points = cell["metadata"]["nbgrader"].get("points", 0)
     if exercise == key:
         raise InputError(f"{name}: the grade_id of a check ends in {CHECK_SUFFIX}", found=repr(key))
-    if not points > 0:
-        raise InputError(f"{name}: check {key!r} needs points", found=str(points))
+    points = _points(name, cell, "check")
     if not answers:
         raise InputError(f"{name}: check {key!r} has no answer cell before it")
     if f'exercise("{exercise}", seed)' not in cell["source"]:
         raise InputError(f'{name}: check {key!r} needs `with exercise("{exercise}", seed) as ex:`')
-    return Exercise(exercise, float(points), tuple(answers))
+    return Exercise(exercise, points, tuple(answers))
 
 
-def without_solutions(source: str) -> str:
-    """An answer cell as it is released: each solution becomes a stub at the same indent."""
+def without_solutions(source: str, stub: Sequence[str] = STUB) -> str:
+    """An answer cell as it is released: each solution becomes ``stub`` at the same indent."""
     kept = []
     for line, mark in _marked_lines(source, "SOLUTION"):
         if mark == "BEGIN":
             indent = line[: len(line) - len(line.lstrip())]
-            kept += [indent + text for text in STUB]
+            kept += [indent + text for text in stub]
         elif mark is None:
             kept.append(line)
     return "\n".join(kept)
+
+
+def _blank(cell: Cell) -> str:
+    return without_solutions(cell["source"], STUB if cell["cell_type"] == "code" else TEXT_STUB)
 
 
 def without_hidden(source: str) -> str:
@@ -147,7 +184,7 @@ def released(master: Notebook, name: str = "the lab") -> Notebook:
             if is_answer(cell):
                 if not _MARK.search(cell["source"]):
                     raise InputError("an answer cell has no solution marks")
-                cell["source"] = without_solutions(cell["source"])
+                cell["source"] = _blank(cell)
             elif is_check(cell):
                 cell["source"] = without_hidden(cell["source"])
             elif _LIKE_MARK.search(cell["source"]):
@@ -182,5 +219,5 @@ def blanked(master: Notebook, names: Mapping[str, Any] | set[str]) -> Notebook:
     }
     for cell in result["cells"]:
         if grade_id(cell) in blank:
-            cell["source"] = without_solutions(cell["source"])
+            cell["source"] = _blank(cell)
     return result

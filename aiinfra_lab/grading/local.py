@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +23,7 @@ from aiinfra_lab.course.runner import CellRun, Executor, LocalExecutor
 from aiinfra_lab.errors import MissingNeed
 from aiinfra_lab.grading.results import Wall
 from aiinfra_lab.grading.runs import Run, Workplace
+from aiinfra_lab.grading.usage import OPTION
 
 _KEY = "submission"
 _LEAST_CELL_S = 10.0
@@ -68,7 +71,7 @@ class LocalWorkplace:
     cell_timeout_s : float
         Seconds after which a cell is interrupted.
     executor : Executor, optional
-        What runs a notebook; nbval in a child process by default.
+        What runs a notebook; by default nbval in a child process, whose processor time is measured.
     why : str
         Why there are no walls, for the report.
     """
@@ -76,7 +79,7 @@ class LocalWorkplace:
     def __init__(
         self, *, cell_timeout_s: float = 60, executor: Executor | None = None, why: str = ""
     ) -> None:
-        self._executor = executor or LocalExecutor(cell_timeout_s=cell_timeout_s)
+        self._executor = executor
         self._cell_timeout_s, self._why = cell_timeout_s, why
 
     @property
@@ -103,9 +106,23 @@ class LocalWorkplace:
     async def run(self, notebook: Notebook) -> Run:
         """See `aiinfra_lab.grading.runs.Workplace`."""
         began = time.monotonic()
-        runs = await _in_thread(lambda: self._executor.run({_KEY: notebook})[_KEY])
-        # The processor time of children that end side by side cannot be told apart.
-        return Run(runs, seconds=time.monotonic() - began)
+        with tempfile.TemporaryDirectory(prefix="aiinfra-usage-") as folder:
+            usage = Path(folder) / "cpu_s"
+            executor = self._executor or _Measured(self._cell_timeout_s, usage)
+            runs = await _in_thread(lambda: executor.run({_KEY: notebook})[_KEY])
+            cpu_s = float(usage.read_text("ascii")) if usage.exists() else 0.0
+        return Run(runs, seconds=time.monotonic() - began, cpu_s=cpu_s)
+
+
+@dataclass(frozen=True)
+class _Measured(LocalExecutor):
+    """Its base, with the processor seconds of the child and its kernel in the file ``usage``."""
+
+    usage: Path = Path()
+
+    def _command(self, folder: Path, lines: Path) -> list[str]:
+        plugin = ("-p", "aiinfra_lab.grading.usage", OPTION, str(self.usage))
+        return [*super()._command(folder, lines), *plugin]
 
 
 async def _in_thread(work: Callable[[], dict[str, CellRun]]) -> dict[str, CellRun]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from traitlets import Enum, List, Unicode
 from aiinfra_lab.grading.sockets import CHANNELS, Sockets
 from aiinfra_lab.grading.workplace import ENTRY
 from aiinfra_lab.sandbox import Fork, ForkServer, World
-from aiinfra_lab.sandbox.places import private_folder
+from aiinfra_lab.sandbox.places import PrivateFolder, private_folder
 
 NAME = "aiinfra-sandbox"
 _GONE = 1  # the exit status of a kernel of which nothing more is known
@@ -38,7 +37,7 @@ class SandboxProvisioner(LocalProvisioner):  # type: ignore[misc]
     _server: ForkServer | None = None
     _fork: Fork | None = None
     _sockets: Sockets | None = None
-    _folder: tempfile.TemporaryDirectory[str] | None = None
+    _folder: PrivateFolder | None = None
 
     @property
     def has_process(self) -> bool:
@@ -48,7 +47,7 @@ class SandboxProvisioner(LocalProvisioner):  # type: ignore[misc]
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Choose the sockets: the kernel has no network that a client could reach."""
         manager = self.parent
-        self._folder = self._folder or private_folder("aik-")
+        self._folder = self._folder or private_folder("aiinfra-kernel-")
         folder = Path(self._folder.name)
         self._sockets = Sockets(folder)
         manager.cache_ports = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from aiinfra_lab.course.submissions import Submission, read_submission
 from aiinfra_lab.errors import InputError
 from aiinfra_lab.files import digest_bytes
 from aiinfra_lab.grading.names import plain_text
+from aiinfra_lab.sandbox.places import private_folder
 
 # What may be left without outputs. A text of this size takes some 100 MB when it is parsed.
 MOST_TEXT = 8 * 2**20
@@ -153,7 +153,7 @@ def parse(data: bytes, name: str) -> Notebook:
 
 def _checked(text: bytes, name: str) -> Notebook:
     # The reader of notebooks takes a file, and names it in its sentences.
-    with tempfile.TemporaryDirectory(prefix="aiinfra-grade-") as folder:
+    with private_folder("aiinfra-grade-") as folder:
         path = Path(folder) / (plain_text(name).replace("/", "_").lstrip(".")[-60:] or "notebook")
         path.write_bytes(text)
         notebook = read_notebook(path, strict=False)

@@ -118,14 +118,16 @@ def _exercises(judged: Sequence[SubmissionResult]) -> list[dict[str, Any]]:
                 "points": marks[0].points,
                 "passed": counts["passed"],
                 "failed": counts["not yet"],
-                "total": len(marks),
+                "total": len(marks) - counts["pending"],
+                "pending": counts["pending"],
                 "chart": shares({status: counts[status] for status in _STATUSES}),
                 "first": first,
                 "first_count": first_count,
             }
         )
-    # Stable: exercises that are equally hard keep the order of the lab.
-    return sorted(found, key=lambda e: e["passed"] / e["total"])
+    # Stable: exercises that are equally hard keep the order of the lab. How hard one is that nobody
+    # has marked yet is not known.
+    return sorted(found, key=lambda e: e["passed"] / e["total"] if e["total"] else 2)
 
 
 def _first(mark: ExerciseResult) -> str:
@@ -143,8 +145,10 @@ def _row(submission: SubmissionResult) -> dict[str, Any]:
     if submission.same_as:
         reasons.append(f"the same file as {submission.same_as}")
     parts = []
-    if left:
-        parts.append(f"{len(left)} of {len(submission.exercises)} not passed")
+    if lost := [e for e in left if e.status != "pending"]:
+        parts.append(f"{len(lost)} of {len(submission.exercises)} not passed")
+    if waiting := len(left) - len(lost):
+        parts.append(f"{waiting} pending")
     if submission.notes:
         parts.append(f"{len(submission.notes)} {_plural('note', submission.notes)}")
     return {
@@ -176,8 +180,10 @@ def _plural(noun: str, things: Sequence[object]) -> str:
 
 def _points_bar(submission: SubmissionResult) -> Any:
     # In hundredths of a point: shares takes whole numbers.
-    earned, rest = submission.points, max(0.0, submission.of - submission.points)
-    return shares({"passed": round(100 * earned), "rest": round(100 * rest)}, height=7)
+    pending = sum(e.points for e in submission.exercises if e.status == "pending")
+    rest = max(0.0, submission.of - submission.points - pending)
+    parts = {"passed": submission.points, "pending": pending, "rest": rest}
+    return shares({name: round(100 * points) for name, points in parts.items()}, height=7)
 
 
 def _times(submissions: Sequence[SubmissionResult]) -> dict[str, Any] | None:

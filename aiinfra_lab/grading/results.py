@@ -1,15 +1,16 @@
-"""What a batch of grading has found: the schema of ``results.json``, version 1.
+"""What a batch of grading has found: the model of ``results.json``, version 1.
 
+Whoever reads the file finds its JSON Schema in ``results.schema.json`` beside this module
+(``schema``). A new version is one in which a field of the old one has gone or means something else.
 Everything a report shows is in here, and nothing of a hidden check: its data, its results and
 its hints never leave the grader.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 
@@ -23,7 +24,10 @@ Points = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Every field is written, the default too: in the schema none is optional.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class Wall(_Model):
@@ -62,57 +66,53 @@ class ExerciseResult(_Model):
 
 
 class SubmissionResult(_Model):
-    """One learner's row; ``of`` counts pending points too.
+    """One learner's row."""
 
-    Attributes
-    ----------
-    id : str
-        The learner, as the file name, the folder or the roster has it.
-    files : tuple of str
-        Relative to the folder of submissions; the last one counts.
-    digest : str
-        SHA-256 of the file that counts; empty where there is none.
-    same_as : str
-        The learner whose identical file was run instead; empty where it was run itself.
-    reason : str
-        Why there is no full verdict; empty where there is one.
-    limit : str
-        The limit of the sandbox that ended the run; empty where none did.
-    seconds, cpu_s : float
-        Wall and processor time of the run.
-    """
-
-    id: str
-    name: str = ""
+    id: Annotated[str, Field(description="as the file name, the folder or the roster has it")]
+    name: Annotated[str, Field(description="from the roster or the LMS's file name")] = ""
     state: State
-    files: tuple[str, ...] = ()
-    digest: str = ""
-    same_as: str = ""
-    points: Points
-    of: Points
-    exercises: tuple[ExerciseResult, ...] = ()
-    notes: tuple[str, ...] = ()
-    reason: str = ""
-    limit: str = ""
-    seconds: float = 0.0
-    cpu_s: float = 0.0
+    files: Annotated[
+        tuple[str, ...],
+        Field(description="relative to the folder of submissions; the last one counts"),
+    ] = ()
+    digest: Annotated[str, Field(description="SHA-256 of the file that counts")] = ""
+    same_as: Annotated[
+        str, Field(description="the learner whose equal answers were run instead of these")
+    ] = ""
+    points: Annotated[Points, Field(description="earned; pending ones are not in it")]
+    of: Annotated[Points, Field(description="of the lab, the pending ones included")]
+    exercises: Annotated[
+        tuple[ExerciseResult, ...], Field(description="in the order of the lab")
+    ] = ()
+    notes: Annotated[
+        tuple[str, ...], Field(description="what was unusual about the file; it costs nothing")
+    ] = ()
+    reason: Annotated[str, Field(description="why there is no full verdict")] = ""
+    limit: Annotated[str, Field(description="the limit of the sandbox that ended the run")] = ""
+    seconds: Annotated[
+        float, Field(ge=0, description="of the run by the clock; 0 where there was none")
+    ] = 0.0
+    cpu_s: Annotated[
+        float, Field(ge=0, description="processor seconds of the run; 0 where there was none")
+    ] = 0.0
 
 
 class BatchResult(_Model):
     """One batch: what was graded by which master, under which seed, behind which walls."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     schema_: Literal[1] = Field(default=1, alias="schema")
     lab: str
     title: str
     course_version: str
-    master: str
-    """SHA-256 of the master's file."""
-    seed: str
-    """Hexadecimal; with it and the master every grade can be had again."""
-    started: datetime
-    ended: datetime
+    master: Annotated[str, Field(description="SHA-256 of the master's file")]
+    seed: Annotated[
+        str,
+        Field(description="hexadecimal; with it and the master every grade can be had again"),
+    ]
+    started: AwareDatetime
+    ended: AwareDatetime
     walls: tuple[Wall, ...]
-    of: Points
+    of: Annotated[Points, Field(description="of the lab, the pending ones included")]
     submissions: tuple[SubmissionResult, ...]
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

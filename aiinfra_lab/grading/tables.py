@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from aiinfra_lab.grading.intake import lms_name
 from aiinfra_lab.grading.names import one_line
-from aiinfra_lab.grading.results import BatchResult, SubmissionResult
+from aiinfra_lab.grading.results import BatchResult, ExerciseResult, SubmissionResult
 from aiinfra_lab.grading.roster import Roster
 
 
@@ -49,11 +49,13 @@ def exercise_names(result: BatchResult) -> list[str]:
 
 
 def _by_exercise(row: SubmissionResult, names: Sequence[str]) -> list[str]:
-    earned = {
-        mark.exercise: "pending" if mark.status == "pending" else f"{mark.earned:g}"
-        for mark in row.exercises
-    }
+    earned = {mark.exercise: _earned(mark) for mark in row.exercises}
     return [earned.get(name, "") for name in names]
+
+
+def _earned(mark: ExerciseResult) -> str:
+    """Pending points are neither earned nor lost, so they are no number."""
+    return "pending" if mark.status == "pending" else f"{mark.earned:g}"
 
 
 def gradebook(result: BatchResult, form: Format, roster: Roster | None = None) -> str:
@@ -122,7 +124,7 @@ def _grade(row: SubmissionResult) -> str:
 
 def _comments(row: SubmissionResult) -> str:
     marks = [
-        f"{mark.exercise} {mark.earned:g}/{mark.points:g}"
+        f"{mark.exercise} {_earned(mark)}/{mark.points:g}"
         + (f": {one_line(mark.reason)}" if mark.reason else "")
         for mark in row.exercises
     ]

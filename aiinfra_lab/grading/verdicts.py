@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aiinfra_lab.course.checking import Lab, Mark, judge
-from aiinfra_lab.course.masters import grade_id, is_answer
-from aiinfra_lab.course.notebooks import Notebook, code_cells
+from aiinfra_lab.course.masters import grade_id, marked_by_hand
+from aiinfra_lab.course.notebooks import Notebook
 from aiinfra_lab.course.submissions import Submission
 from aiinfra_lab.grading.names import plain_text
 from aiinfra_lab.grading.results import ExerciseResult, ShownDifference, SubmissionResult
@@ -18,7 +18,8 @@ def verdict(
 ) -> SubmissionResult:
     """The row of ``learner``, whose answers were run as ``notebook``.
 
-    Answers that a person marks are pending, and so is a run that cannot be compared.
+    Answers that a person marks are pending, and so is a run that cannot be compared. A row that
+    is ``same_as`` another took no time of its own.
     """
     reason = ""
     try:
@@ -27,7 +28,7 @@ def verdict(
         # A comparison must not fail, whatever it is given; if it does, a person has to look.
         reason = f"the grader could not compare the results ({type(error).__name__})"
         marks = [_pending(exercise.name, exercise.points) for exercise in lab.exercises]
-    marks += by_hand(lab.master)
+    marks = _in_order(lab, marks + by_hand(lab.master))
     pending = any(mark.status == "pending" for mark in marks)
     limit = plain_text(run.limit)
     return SubmissionResult(
@@ -39,8 +40,8 @@ def verdict(
         exercises=tuple(marks),
         reason=reason or (f"the run was ended: {limit}" if limit else ""),
         limit=limit,
-        seconds=run.seconds,
-        cpu_s=run.cpu_s,
+        seconds=0.0 if same_as else run.seconds,
+        cpu_s=0.0 if same_as else run.cpu_s,
     )
 
 
@@ -51,13 +52,14 @@ def points_of(lab: Lab) -> float:
 
 def by_hand(master: Notebook) -> list[ExerciseResult]:
     """The answers that a person marks: nbgrader's cells that are graded and hold an answer."""
-    gradings = [cell for cell in code_cells(master) if is_answer(cell)]
-    return [
-        _pending(grade_id(cell), float(points), _BY_HAND)
-        for cell in gradings
-        if (points := cell["metadata"]["nbgrader"].get("points"))
-        and cell["metadata"]["nbgrader"].get("grade")
-    ]
+    return [_pending(name, points, _BY_HAND) for name, points in marked_by_hand(master).items()]
+
+
+def _in_order(lab: Lab, marks: list[ExerciseResult]) -> list[ExerciseResult]:
+    """The marks as their cells stand in the lab."""
+    checks = {exercise.name: exercise.check for exercise in lab.exercises}
+    places = {grade_id(cell): place for place, cell in enumerate(lab.master["cells"])}
+    return sorted(marks, key=lambda mark: places[checks.get(mark.exercise, mark.exercise)])
 
 
 def _pending(name: str, points: float, reason: str = "") -> ExerciseResult:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from aiinfra_lab.grading.results import Wall
 from aiinfra_lab.grading.runs import Run
 from aiinfra_lab.grading.sockets import Sockets
 from aiinfra_lab.sandbox import Fork, ForkServer, Kind, Limits, World, examine
-from aiinfra_lab.sandbox.places import private_folder
+from aiinfra_lab.sandbox.places import PrivateFolder, private_folder
 
 ENTRY = "aiinfra_lab.grading.kernels:run"
 NOT_RUN = "the cell was not run"
@@ -69,7 +68,7 @@ class SandboxWorkplace:
         self._kind: Kind = self._kinds[0]
         self._server: ForkServer | None = None
         self._walls: tuple[Wall, ...] = ()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: PrivateFolder | None = None
         self._count = 0
 
     @property
@@ -95,7 +94,7 @@ class SandboxWorkplace:
         MissingNeed, ProcessError
             Not even the least of the kinds asked for could be had.
         """
-        self._folder = private_folder("aik-")
+        self._folder = private_folder("aiinfra-kernel-")
         try:
             await self._settle()
         except BaseException:

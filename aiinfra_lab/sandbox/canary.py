@@ -36,7 +36,7 @@ def report(handles: Sequence[int], order: Mapping[str, Any]) -> None:
         "signalled": [pid for pid in order["signal"] if _can_see(pid)],
         "handles": _open_handles(handles),
         "interfaces": [name for _, name in socket.if_nameindex()],
-        "variables": sorted(os.environ),
+        "variables": _variables_given(),
         "processes": _processes(),
         "powers": _powers(),
         "namespace": _can_unshare(),
@@ -68,6 +68,19 @@ def _open_handles(given: Sequence[int]) -> list[int]:
         if number not in given and not is_null:
             found.append(number)
     return found
+
+
+def _variables_given() -> list[str]:
+    """The names of the variables with which the server was started.
+
+    What a process sets for itself afterwards (a debugger that the kernel imports does) came through
+    no wall, and the grader may well have the same variable from the same import.
+    """
+    try:
+        block = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return sorted(os.environ)
+    return sorted(os.fsdecode(line.partition(b"=")[0]) for line in block.split(b"\0") if line)
 
 
 def _can_see(pid: int) -> bool:

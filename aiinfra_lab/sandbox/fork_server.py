@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from aiinfra_lab.sandbox.bubblewrap import CONTROL, Bubblewrap
 from aiinfra_lab.sandbox.cgroups import Cgroup
 from aiinfra_lab.sandbox.fork import POLL_S, Fork
 from aiinfra_lab.sandbox.limits import Limits
-from aiinfra_lab.sandbox.places import private_folder
+from aiinfra_lab.sandbox.places import PrivateFolder, private_folder
 from aiinfra_lab.sandbox.world import World
 
 Kind = Literal["nested", "single", "bare"]
@@ -57,7 +56,7 @@ class ForkServer:
         self.kind: Kind = kind
         self.world, self.limits = world or World(), limits or Limits()
         self._modules = list(modules)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: PrivateFolder | None = None
         self._child: Child | None = None
         self._link: socket.socket | None = None
 
@@ -100,7 +99,7 @@ class ForkServer:
             environment = dict(os.environ)
             if self.kind == "bare":
                 (folder / "home").mkdir()
-                environment = self._bare_environment(folder / "home")
+                environment = self.world.environment(str(folder / "home"))
             else:
                 walls = Bubblewrap(self.world, folder, self.limits, nested=self.kind == "nested")
                 argv = walls.command(argv)
@@ -114,12 +113,6 @@ class ForkServer:
         answer = await self._first_words(self._link, self._child)
         if answer != b"ready":
             raise ProcessError(f"the sandbox could not be prepared: {answer.decode()}")
-
-    def _bare_environment(self, home: Path) -> dict[str, str]:
-        return {
-            name: value.replace("/tmp", str(home), 1) if value.startswith("/tmp") else value
-            for name, value in self.world.environment().items()
-        }
 
     async def _accept(self, listener: socket.socket, child: Child) -> socket.socket:
         def accepted() -> socket.socket | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from aiinfra_lab.errors import ProcessError
 from aiinfra_lab.sandbox.fork_server import ForkServer
 from aiinfra_lab.sandbox.limits import MIB, Limits
+from aiinfra_lab.sandbox.places import private_folder
 from aiinfra_lab.sandbox.world import PACKAGE
 
 _CANARY = "aiinfra_lab.sandbox.canary:report"
@@ -48,7 +48,7 @@ async def examine(
     ProcessError
         The fork could not be made, or said nothing.
     """
-    with tempfile.TemporaryDirectory(prefix="aiinfra-canary-") as folder:
+    with private_folder("aiinfra-canary-") as folder:
         secret = Path(folder) / "canary"
         secret.write_text("x")
         order = {

@@ -96,25 +96,25 @@ class World:
                 return place.with_suffix(".py")
         raise InputError(f"{module!r} is no module of {PACKAGE.name} and cannot be hidden")
 
-    def environment(self) -> dict[str, str]:
-        """The whole environment inside, built from nothing."""
+    def environment(self, home: str = HOME) -> dict[str, str]:
+        """The whole environment inside, built from nothing, with ``home`` to write in."""
         return {
             "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
             # However it was installed: what else makes the package importable is not there.
             "PYTHONPATH": str(PACKAGE.parent),
-            "HOME": HOME,
-            "TMPDIR": HOME,
+            "HOME": home,
+            "TMPDIR": home,
             "LANG": "C.UTF-8",
             "TZ": "UTC",
             "MPLBACKEND": "agg",
-            "MPLCONFIGDIR": f"{HOME}/.matplotlib",
+            "MPLCONFIGDIR": f"{home}/.matplotlib",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONNOUSERSITE": "1",
             "PYTHONUNBUFFERED": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "AIINFRA_PROGRESS": "off",
-            "AIINFRA_HOME": f"{HOME}/aiinfra",
-            "AIINFRA_CACHE": f"{HOME}/aiinfra-cache",
+            "AIINFRA_HOME": f"{home}/aiinfra",
+            "AIINFRA_CACHE": f"{home}/aiinfra-cache",
             **dict.fromkeys(_THREADS, "1"),
             **self.variables,
         }

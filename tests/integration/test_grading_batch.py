@@ -21,6 +21,7 @@ from aiinfra_lab.course.checking import Lab
 from aiinfra_lab.course.layout import Course
 from aiinfra_lab.grading.batch import grade
 from aiinfra_lab.grading.conversation import Bounds
+from aiinfra_lab.grading.local import LocalWorkplace
 from aiinfra_lab.grading.orders import Order
 from aiinfra_lab.grading.results import BatchResult
 from aiinfra_lab.grading.runs import Workplace
@@ -179,20 +180,55 @@ def test_the_results_on_disk_are_those_on_stdout(resumed: Path) -> None:
     assert not (resumed / "out" / "grader.lock").exists()
 
 
-def test_plain_nbval_gives_the_same_verdicts(resumed: Path, tmp_path: Path) -> None:
+def test_a_real_batch_satisfies_the_published_schema(resumed: Path) -> None:
+    import jsonschema
+
+    results = json.loads((resumed / "out" / "results.json").read_text("utf-8"))
+    schema = ROOT / "aiinfra_lab" / "grading" / "results.schema.json"
+    jsonschema.Draft202012Validator(json.loads(schema.read_text("utf-8"))).validate(results)
+
+
+# Passes where nobody's user has no network, and nowhere else.
+WALLS = "import os, socket\nprint(os.getuid(), [n for _, n in socket.if_nameindex()])"
+
+
+def _sandboxed_kernel(folder: Path) -> dict[str, str]:
+    """Options' environment for a kernel spec that names our provisioner."""
+    place = folder / "kernels" / "sandboxed"
+    place.mkdir(parents=True)
+    config = {"answers": ["aiinfra_lab.resilience"]}
+    chosen = {"provisioner_name": "aiinfra-sandbox", "config": config}
+    spec = {"argv": ["unused"], "display_name": "sandboxed", "language": "python"}
+    spec["metadata"] = {"kernel_provisioner": chosen}
+    (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    return {"JUPYTER_PATH": str(folder)}
+
+
+def _walls_notebook() -> dict:
+    output = {"output_type": "stream", "name": "stdout", "text": "65534 ['lo']\n"}
+    cell = {"cell_type": "code", "id": "walls", "metadata": {}, "source": WALLS}
+    cell |= {"outputs": [output], "execution_count": 1}
+    return {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+@pytest.mark.parametrize("sandboxed", [False, True], ids=["plain", "sandboxed"])
+def test_nbval_gives_the_same_verdicts(resumed: Path, tmp_path: Path, sandboxed: bool) -> None:
     folder = tmp_path / "nbval"
     folder.mkdir()
     for name in ("error-26", "helper-27"):
         shutil.copy(resumed / "nbval" / f"{name}.ipynb", folder)
+    (folder / "walls.ipynb").write_text(json.dumps(_walls_notebook()), encoding="utf-8")
     report = tmp_path / "junit.xml"
+    kernel = ["--nbval-kernel-name", "sandboxed"] if sandboxed else []
+    variables = _sandboxed_kernel(tmp_path / "jupyter") if sandboxed else {}
     quietly = ["-q", "-c", os.devnull, "-p", "no:cacheprovider", "--junit-xml", report]
     plugins = ["-p", "nbval.plugin", "-p", "aiinfra_lab.course.nbval_plugin"]
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", folder, *plugins, *quietly],
+        [sys.executable, "-m", "pytest", "--nbval", folder, *kernel, *plugins, *quietly],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | variables,
         timeout=240,
     )
     assert ran.returncode == 1, ran.stdout
@@ -203,7 +239,23 @@ def test_plain_nbval_gives_the_same_verdicts(resumed: Path, tmp_path: Path) -> N
             passed = case.find("failure") is None and case.find("error") is None
             file = case.get("classname", "")
             points[file] = points.get(file, 0) + passed * float(about["points"])
+        elif "walls" in case.get("classname", ""):
+            assert (case.find("failure") is None) == sandboxed, ran.stdout[-2_000:]
     assert sorted(points.values()) == [26, 27], ran.stdout[-2_000:]
+
+
+@pytest.mark.needs("nbval", "ipykernel")
+async def test_without_walls_the_processor_time_is_that_of_the_notebook_and_of_no_other() -> None:
+    def notebook(seconds: float) -> dict:
+        source = f"import time\nwhile time.process_time() < {seconds}: pass"
+        return {**_walls_notebook(), "cells": [{**_walls_notebook()["cells"][0], "source": source}]}
+
+    async with LocalWorkplace() as place:
+        idle, busy = await asyncio.gather(place.run(notebook(0)), place.run(notebook(4)))
+    assert not idle.cells["walls"].failure
+    assert busy.cpu_s > 4
+    # Both start a kernel; only the work tells them apart.
+    assert 0 < idle.cpu_s < busy.cpu_s - 1
 
 
 def test_a_mistake_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:

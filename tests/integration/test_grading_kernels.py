@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -16,9 +17,6 @@ from typing import Any
 import psutil
 import pytest
 
-from aiinfra_lab.course.checking import Lab, judge, with_own_answers
-from aiinfra_lab.course.layout import Course
-from aiinfra_lab.course.submissions import read_submission, rebuilt
 from aiinfra_lab.errors import ProcessError
 from aiinfra_lab.grading import Bounds, SandboxWorkplace
 from aiinfra_lab.grading.runs import Run
@@ -100,29 +98,6 @@ def test_runs_side_by_side_are_their_own(place: SandboxWorkplace) -> None:
         return await asyncio.gather(*(place.run(notebook(f"x = {n}", "print(x)")) for n in "123"))
 
     assert [text(found, "c1") for found in run(several())] == ["1\n", "2\n", "3\n"]
-
-
-def test_a_lab_gets_its_points_in_the_sandbox(root: Path) -> None:
-    lab = Lab.load(Course(root), "03")
-    own = read_submission(lab.master, lab.master)
-    released = read_submission({"cells": []}, lab.master)
-    blocked = lab.metadata.answers
-    master = rebuilt(lab.master, own.answers, seed=lab.seed, blocked=blocked)
-    blank = rebuilt(lab.master, released.answers, seed=lab.seed, blocked=blocked)
-
-    async def both() -> list[Run]:
-        answers, preload = lab.metadata.answers, lab.metadata.preload
-        secrets = [root / "solutions" / f"{lab.metadata.stem}.ipynb"]
-        async with SandboxWorkplace(answers, preload, secrets=secrets) as place:
-            assert all(wall.stood for wall in place.walls)
-            return await asyncio.gather(place.run(master), place.run(blank))
-
-    right, wrong = run(both())
-    assert judge(lab, own, master, right.cells).points == sum(e.points for e in lab.exercises)
-    assert judge(lab, released, blank, wrong.cells).points == 0
-    # The same outputs as outside, record for record.
-    notebook = with_own_answers(lab.master, lab.seed)
-    assert right.cells.keys() >= {cell["id"] for cell in notebook["cells"]}
 
 
 @pytest.mark.parametrize("kind", ["single", "bare"])
@@ -316,6 +291,47 @@ def test_killed_grader_leaves_no_process(tmp_path: Path) -> None:
     assert alive == []
 
 
+def test_the_next_grader_removes_what_a_killed_one_left() -> None:
+    program = textwrap.dedent(
+        """
+        import asyncio, sys
+        from aiinfra_lab.grading import SandboxWorkplace
+
+        async def whole():
+            async with SandboxWorkplace(kind="nested") as place:
+                print("entered", flush=True)
+                sys.stdin.read()
+
+        asyncio.run(whole())
+        """
+    )
+    with tempfile.TemporaryDirectory(prefix="killed-", dir="/tmp") as folder:
+
+        def grader() -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "TMPDIR": folder},
+            )
+
+        def left() -> list[str]:
+            return sorted(path.name.rpartition("-")[0] for path in Path(folder).iterdir())
+
+        with grader() as killed:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == "entered\n"
+            killed.send_signal(signal.SIGKILL)
+        assert left() == ["aiinfra-kernel", "aiinfra-sandbox"]
+        with grader() as following:
+            assert following.stdout is not None
+            assert following.stdout.readline() == "entered\n"
+            assert left() == ["aiinfra-kernel", "aiinfra-sandbox"]  # its own
+            following.communicate("")
+        assert left() == []
+
+
 # Other clients.
 
 
@@ -366,6 +382,46 @@ def test_a_secret_that_can_be_read_is_a_wall_that_does_not_stand() -> None:
     walls = run(whole())
     assert not walls.pop("files")
     assert all(walls.values())
+
+
+@pytest.mark.parametrize("kind", ["nested", "bare"])
+def test_a_variable_that_the_sandbox_sets_itself_is_no_leak(
+    monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    # Where a grader is started by a notebook, its own kernel has set the same variable.
+    monkeypatch.setenv("PYDEVD_USE_FRAME_EVAL", "NO")
+
+    async def whole() -> tuple[str, dict[str, bool]]:
+        async with SandboxWorkplace(kind=kind) as place:
+            look = "import os\nprint(os.environ.get('PYDEVD_USE_FRAME_EVAL'))"
+            found = await place.run(notebook(look))
+            return text(found, "c0"), {wall.name: wall.stood for wall in place.walls}
+
+    there, walls = run(whole())
+    assert there == "NO\n"  # set inside, by what a kernel imports
+    assert walls["environment"]
+
+
+def test_a_variable_of_the_grader_inside_is_a_wall_that_does_not_stand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from aiinfra_lab.sandbox.bubblewrap import Bubblewrap
+
+    real = Bubblewrap._words
+
+    def leaking(self: Bubblewrap, *words: Any) -> list[str]:
+        return [word for word in real(self, *words) if word != "--clearenv"]
+
+    monkeypatch.setattr(Bubblewrap, "_words", leaking)
+    monkeypatch.setenv("AAA_GRADER_TOKEN", "secret")
+
+    async def whole() -> dict[str, str]:
+        async with SandboxWorkplace(kind="nested") as place:
+            return {wall.name: wall.detail for wall in place.walls if not wall.stood}
+
+    missing = run(whole())
+    assert missing.keys() == {"environment"}
+    assert "AAA_GRADER_TOKEN" in missing["environment"]
 
 
 def test_entry_point_names_the_provisioner(root: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_command_says_what_it_made(clone, made) -> None:
     assert said["commit"] == manifest["commit"] == _git(clone, "rev-parse", "HEAD").strip()
     assert said["files"] == len(manifest["files"])
     assert said["labs"].keys() == {name.partition("_")[0] for name in notebook_names(ROOT / "labs")}
-    assert said["left_out"].keys() == {"solutions", "tests"}
+    assert said["left_out"].keys() == {"notebooks", "solutions", "tests"}
     assert said["untracked"] == ["notebooks/draft.txt"]
     assert Path(said["archive"]).is_file()
 
@@ -125,6 +125,16 @@ def test_no_master_test_draft_cache_or_work_is_in_it(made) -> None:
     assert [path.name for path in (folder / "tests").iterdir()] == ["benchmarks"]
     assert not list(folder.rglob("__pycache__"))
     assert not (folder / "notebooks" / "draft.txt").exists()
+
+
+def test_no_notebook_in_it_needs_what_it_lacks(made) -> None:
+    folder, _ = made
+    released = notebook_names(folder / "notebooks")
+    assert set(notebook_names(ROOT / "notebooks")) - set(released) == {"instructor_grading"}
+    lacking = ("solutions", ".masters", '"tests"', "tests/files", '"grade"', "aiinfra grade")
+    for name in released:
+        for cell in code_cells(read_notebook(folder / "notebooks" / f"{name}.ipynb")):
+            assert not any(word in cell["source"] for word in lacking), (name, cell["id"])
 
 
 def test_a_second_release_of_the_commit_is_the_same_bytes(clone, made, tmp_path) -> None:

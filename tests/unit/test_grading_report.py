@@ -183,6 +183,17 @@ def test_exercises_stand_from_the_hardest_to_the_easiest_with_what_differs_most(
     assert "later" not in text[: text.index("All submissions")]
 
 
+def test_points_that_wait_for_a_person_are_neither_earned_nor_lost(tmp_path):
+    rows = [submission(k, mark("essay", "pending", 4), missed("window")) for k in "ab"]
+    page = report(batch(*rows, of=9), tmp_path)
+    assert page.text.index("window 5 points") < page.text.index("essay 4 points")
+    assert "2 pending" in page.text
+    assert "1 of 2 not passed, 1 pending" in page.text
+    # In hundredths of a point, of one row's bar.
+    labels = [svg.get("aria-label") for svg in page.all("svg")]
+    assert labels.count("400 pending, 500 rest") == 2
+
+
 def test_who_did_not_start_does_not_decide_what_differs_most(tmp_path):
     blank = [
         submission(n, mark("window", "not started", reason="fill in the answer cell"))

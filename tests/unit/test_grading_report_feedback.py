@@ -90,6 +90,7 @@ def test_pending_points_are_told_as_such(tmp_path):
     text = feedback(submission("ada", mark("window"), mark("essay", "pending", 10)), tmp_path).text
     assert "5 of 15 points so far" in text
     assert "1 waiting to be marked by hand" in text
+    assert "essay ? pending of 10" in text
 
 
 def test_who_has_no_file_reads_why(tmp_path):

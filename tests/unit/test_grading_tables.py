@@ -74,6 +74,12 @@ def test_the_results_have_a_column_for_each_exercise():
     ]
 
 
+def test_a_comment_gives_no_number_for_points_that_wait():
+    waits = row("eve", mark("essay", 4, "pending", "marked by hand"), state="pending")
+    (line,) = lines(gradebook(batch(waits), Format.MOODLE))[1:]
+    assert (line[3], line[-1]) == ("", "essay pending/4: marked by hand")
+
+
 def test_results_without_any_verdict_are_a_table_too():
     assert lines(results_csv(batch(ZOE)))[0] == ["id", "name", "points", "of", "state", "reason"]
 

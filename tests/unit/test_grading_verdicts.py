@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import cell_of, code, graded, master
+from builders import cell_of, code, graded, markdown, master
 
 from aiinfra_lab.course.checking import Lab
 from aiinfra_lab.course.judgement import exercise_output
@@ -78,6 +78,58 @@ def test_what_cannot_be_compared_waits_for_a_person(monkeypatch):
     row = verdict_on()
     assert (row.points, row.of, row.state) == (0, 10, "pending")
     assert {e.status for e in row.exercises} == {"pending"}
+
+
+def _differing(public):
+    hidden = exercise_output("half", [Record("hidden", 2).to_json()], "")
+    given = {**GIVEN, "half-check": [hidden]}
+    cells = {c["id"]: CellRun(c["id"], GIVEN.get(c["id"], [])) for c in code_cells(NOTEBOOK)}
+    lab = replace(LAB, reference=given, public=public)
+    return verdict(lab, "ada", SUBMISSION, NOTEBOOK, Run(cells)).exercises[1]
+
+
+def test_a_lab_without_visible_results_does_not_say_that_they_agree():
+    unseen = _differing({})
+    assert unseen.reason == ("a result that the lab does not show differs: think of unusual inputs")
+    seen = _differing({"half": [{"name": "another"}]})
+    assert seen.reason.startswith("the visible results agree, a hidden one differs")
+
+
+def test_a_row_that_was_not_run_took_no_time():
+    cells = {c["id"]: CellRun(c["id"], GIVEN.get(c["id"], [])) for c in code_cells(NOTEBOOK)}
+    run = Run(cells, seconds=2.0, cpu_s=1.5)
+    own = verdict(LAB, "ada", SUBMISSION, NOTEBOOK, run)
+    same = verdict(LAB, "bob", SUBMISSION, NOTEBOOK, run, same_as="ada")
+    assert (own.seconds, own.cpu_s) == (2.0, 1.5)
+    assert (same.seconds, same.cpu_s, same.points) == (0.0, 0.0, 10)
+
+
+@pytest.mark.parametrize("place", [0, 4, 6, None])
+@pytest.mark.parametrize("make", [code, markdown])
+def test_an_answer_that_a_person_marks_is_pending_in_its_place(make, place):
+    made = master()
+    essay = graded(
+        make("essay", "### BEGIN SOLUTION\nwhy\n### END SOLUTION"),
+        solution=True,
+        grade=True,
+        points=4,
+        locked=False,
+    )
+    made["cells"].insert(len(made["cells"]) if place is None else place, essay)
+    lab = replace(LAB, master=made, exercises=tuple(exercises(made)))
+    submission = read_submission(made, made)
+    notebook = rebuilt(made, submission.answers, seed=99, blocked=())
+    cells = {c["id"]: CellRun(c["id"], GIVEN.get(c["id"], [])) for c in code_cells(notebook)}
+    row = verdict(lab, "ada", submission, notebook, Run(cells))
+    assert (row.state, row.points, row.of) == ("pending", 10, 14)
+    order = {0: ["essay", "double", "half"], 4: ["essay", "double", "half"]}
+    assert [e.exercise for e in row.exercises] == order.get(
+        place, ["double", *(["essay", "half"] if place == 6 else ["half", "essay"])]
+    )
+    pending = next(e for e in row.exercises if e.exercise == "essay")
+    assert (pending.status, pending.earned, pending.points) == ("pending", 0, 4)
+    assert pending.reason == "marked by hand"
+    assert [e.answers for e in lab.exercises] == [("double",), ("half",)]
 
 
 def test_of_a_lab_counts_what_a_person_marks():

@@ -26,6 +26,7 @@ from aiinfra_lab.course.masters import (
     blanked,
     exercises,
     grade_id,
+    marked_by_hand,
     public,
     released,
     without_hidden,
@@ -177,6 +178,21 @@ BREACHES = {
     "check 'half-check' needs `with exercise(\"half\", seed) as ex:`": lambda lab: cell_of(
         lab, "half-check"
     ).update(source='with exercise("double", seed) as ex: ...'),
+    "answer 'double' needs points; found 0": lambda lab: grading(lab, "double").update(
+        grade=True, points=0
+    ),
+    "the answer 'half' is text, which no check can run": lambda lab: cell_of(lab, "half").update(
+        cell_type="markdown"
+    ),
+    "cell 'setup' is a task, whose answer would not be handed in. "
+    "Make it an answer that is marked by hand: grade and solution.": lambda lab: grading(
+        lab, "setup"
+    ).update(task=True),
+    "'half' has a check and is marked by hand too": lambda lab: (
+        grading(lab, "half").update(grade=True, points=4),
+        lab["cells"].insert(0, answer("other")),
+        lab["cells"].insert(-1, answer("another")),
+    ),
     "check 'double-check' needs `with exercise(\"double\", seed) as ex:`": lambda lab: cell_of(
         lab, "double-check"
     ).update(source='with exercise("double", 7) as ex: ...'),
@@ -221,6 +237,22 @@ def test_a_release_holds_no_solution_no_hidden_check_and_no_output():
     for cell in released(lab)["cells"]:
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("make", "stub"),
+    [(code, "# YOUR CODE HERE\nraise NotImplementedError()"), (markdown, "YOUR ANSWER HERE")],
+)
+def test_an_answer_that_a_person_marks_may_stand_last_and_is_released_as_a_stub(make, stub):
+    lab = master()
+    source = "### BEGIN SOLUTION\nbecause\n### END SOLUTION"
+    essay = graded(make("essay", source), grade=True, solution=True, points=4, locked=False)
+    lab["cells"].append(essay)
+    assert [exercise.name for exercise in exercises(lab)] == ["double", "half"]
+    assert marked_by_hand(lab) == {"essay": 4.0}
+    found = cell_of(released(lab), "essay")
+    assert found["source"] == stub
+    assert found["metadata"].get("editable", True)
 
 
 def test_a_release_locks_what_is_graded_and_leaves_answers_to_the_learner():

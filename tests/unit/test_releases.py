@@ -165,6 +165,16 @@ def test_a_name_that_only_begins_like_a_listed_one_stays_at_home(repository, cou
     assert not {"labs.old/x", "tests/benchmarks.py", "README.md.orig"} & _tree(made().folder).keys()
 
 
+def test_a_page_for_instructors_stays_at_home(repository, course, made):
+    page, other = "notebooks/instructor_grading.ipynb", "notebooks/glossary.ipynb"
+    for name in (page, other):
+        put(course.chapters, Path(name).name, notebook(kind="page", id=Path(name).stem))
+        repository["tracked"][name] = "100644"
+    found = made()
+    assert _tree(found.folder).keys() & {page, other} == {other}
+    assert found.left_out["notebooks"] == 1
+
+
 def test_an_untracked_file_is_left_out_and_named_if_it_would_have_gone_out(repository, made):
     repository["untracked"] = ("notebooks/draft.ipynb", "secret/more.md")
     assert made().untracked == ("notebooks/draft.ipynb",)

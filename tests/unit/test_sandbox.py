@@ -33,6 +33,18 @@ def test_environment_takes_nothing_from_outside(monkeypatch: pytest.MonkeyPatch)
     assert found["HOME"] == "/tmp"
 
 
+def test_another_home_moves_what_is_written_and_not_what_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A course in the temporary folder is still found where no wall puts another home there.
+    monkeypatch.setattr("aiinfra_lab.sandbox.world.PACKAGE", Path("/tmp/course/aiinfra_lab"))
+    inside, bare = World().environment(), World().environment("/elsewhere")
+    moved = {name for name in inside if inside[name] != bare[name]}
+    assert moved == {"HOME", "TMPDIR", "MPLCONFIGDIR", "AIINFRA_HOME", "AIINFRA_CACHE"}
+    assert all(bare[name].startswith("/elsewhere") for name in moved)
+    assert bare["PYTHONPATH"] == "/tmp/course"
+
+
 def test_folders_hold_the_package_and_no_more_of_the_repository(root: Path) -> None:
     folders = World().folders()
     assert PACKAGE in folders or any(PACKAGE.is_relative_to(folder) for folder in folders)
