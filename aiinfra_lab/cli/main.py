@@ -12,7 +12,7 @@ import click
 import typer
 
 from aiinfra_lab import __version__
-from aiinfra_lab.cli import chapters, desk, grading, labs, machine, repository, serve
+from aiinfra_lab.cli import chapters, cluster, desk, grading, labs, machine, repository, serve
 from aiinfra_lab.errors import AIInfraLabError
 from aiinfra_lab.telemetry import silence_telemetry
 
@@ -71,7 +71,7 @@ def root(
     """Take the options that stand before a command."""
 
 
-for noun in (machine, chapters, labs, grading, desk, repository, serve):
+for noun in (machine, chapters, labs, grading, desk, repository, serve, cluster):
     noun.register(app)
 
 

@@ -18,6 +18,7 @@ from aiinfra_lab.needs.probes import (
     Absent,
     browser_program,
     bubblewrap_program,
+    go_program,
     kube_program,
 )
 from aiinfra_lab.needs.table import NEEDS, Need
@@ -31,6 +32,7 @@ __all__ = [
     "browser_program",
     "bubblewrap_program",
     "find",
+    "go_program",
     "kube_program",
     "lookup",
     "missing",

@@ -61,6 +61,12 @@ def kube_program(name: str) -> Path | None:
     return next((Path(path) for path in found if path), None)
 
 
+def go_program() -> Path | None:
+    """Go on PATH, else where its own archive unpacks to."""
+    found = map(shutil.which, ("go", "/usr/local/go/bin/go"))
+    return next((Path(path) for path in found if path), None)
+
+
 def browser_program() -> Path | None:
     """The Chromium or Chrome that ``AIINFRA_BROWSER`` names, else one of this machine."""
     if wanted := settings().browser:
@@ -314,9 +320,11 @@ def java() -> str:
 
 def go() -> str:
     """A Go that fetches the toolchain which a module asks for."""
-    go = _program("go", "/usr/local/go/bin/go")
+    go = go_program()
+    if go is None:
+        raise Absent("go is not on PATH")
     # GOTOOLCHAIN: inside a module, even `go version` may otherwise download a toolchain.
-    text = _output(go, "version", GOTOOLCHAIN="local")
+    text = _output(str(go), "version", GOTOOLCHAIN="local")
     return _at_least(21, r"go1\.(\d+)", text, "Go", prefix="1.")
 
 

@@ -78,13 +78,13 @@ _MACHINES = (
         "kube",
         "the programs of a Kubernetes control plane",
         probes.kube,
-        _say("nothing yet: no chapter that exists needs it, and chapter 07 will bring it"),
+        _say("aiinfra cluster install"),
     ),
     Need(
         "kind",
         "kind with a Docker daemon",
         probes.kind,
-        _say("go install sigs.k8s.io/kind@v0.33.0"),
+        _say("aiinfra cluster install kind"),
     ),
     Need(
         "browser",

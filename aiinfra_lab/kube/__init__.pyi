@@ -1,0 +1,12 @@
+from .existing import RIGHTS as RIGHTS
+from .existing import Right as Right
+from .existing import check_access as check_access
+from .installation import install as install
+from .local import LocalCluster as LocalCluster
+from .place import Record as Record
+from .place import known_clusters as known_clusters
+from .programs import find_programs as find_programs
+from .provider import Access as Access
+from .provider import ClusterProvider as ClusterProvider
+from .provider import Wishes as Wishes
+from .provider import get_provider as get_provider

@@ -1,0 +1,82 @@
+"""The tools manifest ``cluster/control-plane``: a Go module that names the programs and pins them.
+
+``go.mod`` has the versions and ``go.sum`` the digests of every source file that goes in; no
+source enters the repository. It is found in the course's folder (``AIINFRA_COURSE``, else the
+checkout of this package), else where a wheel leaves it: ``share/aiinfra/control-plane`` below
+the environment's own folder.
+"""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiinfra_lab.errors import MissingNeed
+from aiinfra_lab.settings import settings
+
+PLACE = Path("cluster/control-plane")
+SHARE = Path("share/aiinfra/control-plane")
+_RENAMED = {"go.etcd.io/etcd/server/v3": "etcd"}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One program of the manifest: the Go package that makes it, and its module's version."""
+
+    name: str
+    package: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A folder with go.mod and go.sum, read."""
+
+    folder: Path
+    tools: dict[str, Tool]
+
+    @classmethod
+    def find(cls) -> Manifest:
+        """The manifest of this installation.
+
+        Raises
+        ------
+        MissingNeed
+            There is none: the package was installed without it.
+        """
+        roots = [settings().course, Path(__file__).resolve().parents[2]]
+        folders = [root / PLACE for root in roots if root]
+        folders.append(Path(sysconfig.get_path("data")) / SHARE)
+        for folder in folders:
+            if (folder / "go.mod").is_file():
+                return cls.read(folder)
+        raise MissingNeed(
+            "the tools manifest is not here, so the programs cannot be built",
+            needed=f"{PLACE}/go.mod",
+            fix="Set AIINFRA_COURSE to a checkout of the course.",
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest in ``folder``: the ``tool`` packages with the versions required of them."""
+        text = re.sub(r"//.*", "", (folder / "go.mod").read_text("utf-8"))
+        versions = dict(re.findall(r"^\s*(?:require\s+)?(\S+/\S+)\s+(v\S+)\s*$", text, re.M))
+        tools = {}
+        for package in _directives(text, "tool"):
+            module = max((m for m in versions if _is_within(package, m)), key=len, default="")
+            name = _RENAMED.get(package, package.rpartition("/")[2])
+            tools[name] = Tool(name, package, versions.get(module, ""))
+        return cls(folder, tools)
+
+
+def _directives(text: str, word: str) -> list[str]:
+    blocks = re.findall(rf"^{word}\s*\(([^)]*)\)", text, re.M)
+    single = re.findall(rf"^{word}\s+([^\s(]+)\s*$", text, re.M)
+    lines = (line.strip() for block in blocks for line in block.splitlines())
+    return [*single, *filter(None, lines)]
+
+
+def _is_within(package: str, module: str) -> bool:
+    return package == module or package.startswith(f"{module}/")

@@ -1,0 +1,106 @@
+"""pytest fixtures on a real control plane: one a session, and a namespace for each test.
+
+Load it with ``-p aiinfra_lab.kube.pytest_plugin``, or import its fixtures in a conftest.py. It is
+not registered for everybody: ``cluster`` and ``namespace`` are names that projects have already.
+
+    def test_a_config_map(cluster, namespace):
+        cluster.client("CoreV1Api").create_namespaced_config_map(namespace, {...})
+
+``--kube-provider existing --kube-context NAME`` runs the same tests on another cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from aiinfra_lab.errors import ProcessError
+
+_numbers = itertools.count(1)
+_ACCOUNT_S = 60.0  # for the controllers to make a namespace's service account
+_LOOK_S = 0.02
+
+
+class RunningCluster(Protocol):
+    """What a test gets: ``LocalCluster`` or ``Access``."""
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Where clients find it."""
+
+    @property
+    def provider(self) -> str:
+        """``local`` and the like."""
+
+    def client(self, api: str = "CoreV1Api") -> object:
+        """A client of the ``kubernetes`` package."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options, where this module is loaded as a plugin."""
+    group = parser.getgroup("kube", "tests on Kubernetes")
+    group.addoption("--kube-provider", default="local", help="local (default), existing, ...")
+    group.addoption("--kube-context", default=None, help="a context, for --kube-provider existing")
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningCluster]:
+    """A cluster for all tests of this session (with xdist: of this worker)."""
+    provider = request.config.getoption("--kube-provider", default="local")
+    name = f"test-{os.getpid()}"
+    if provider == "local":
+        from aiinfra_lab.kube.local import LocalCluster
+
+        with LocalCluster(name, folder=tmp_path_factory.mktemp("kube") / name) as made:
+            yield made
+        return
+    from aiinfra_lab.kube.provider import Wishes, get_provider
+
+    context = request.config.getoption("--kube-context", default=None)
+    found = get_provider(provider)
+    access = found.up(name, Wishes(context=context))
+    try:
+        yield access
+    finally:
+        found.down(name)
+
+
+@pytest.fixture
+def namespace(cluster: RunningCluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test, ready for pods, deleted after it without waiting for that."""
+    with new_namespace(cluster) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def new_namespace(cluster: RunningCluster) -> Iterator[str]:
+    """Make a namespace and wait until pods are admitted to it; delete it afterwards."""
+    from aiinfra_lab.kube.clients import client, kubernetes
+
+    name = f"t-{os.getpid()}-{next(_numbers)}"
+    api = client(cluster.kubeconfig)
+    refused = kubernetes().client.ApiException
+    api.create_namespace({"metadata": {"name": name, "labels": {"aiinfra": "test"}}})
+    try:
+        last = time.monotonic() + _ACCOUNT_S
+        while True:
+            with contextlib.suppress(refused):
+                api.read_namespaced_service_account("default", name)
+                break
+            if time.monotonic() > last:
+                raise ProcessError(f"namespace {name} got no service account; do controllers run?")
+            time.sleep(_LOOK_S)
+        yield name
+    finally:
+        with contextlib.suppress(refused):
+            api.delete_namespace(name)
+        api.api_client.close()
