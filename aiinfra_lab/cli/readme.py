@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
 def _chapters_table(course: Course) -> dict[Path, str]:
     """The README with the table of chapters made anew."""
     from aiinfra_lab.course.catalogue import catalogue
+    from aiinfra_lab.course.releases import AT_HOME
 
     lines = ["| | chapter | minutes | lab | status |", "|---|---|---|---|---|"]
     for e in catalogue(course):
-        title = f"[{e.title}]({e.notebook})" if e.notebook else e.title
+        # A release has this README, but not the instructors' pages: no link that is dead there.
+        linked = e.notebook and not any(fnmatch(e.notebook, page) for page in AT_HOME)
+        title = f"[{e.title}]({e.notebook})" if linked else e.title
         lines.append(f"| {e.id} | {title} | {e.minutes or ''} | {e.lab} | {e.status} |")
     return _readme(course, "chapters", lines)
 

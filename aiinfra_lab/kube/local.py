@@ -14,6 +14,7 @@ import contextlib
 import os
 import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -168,7 +169,7 @@ class LocalCluster(Service):
         work = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
             return await asyncio.shield(work)
-        except asyncio.CancelledError:
+        except CancelledError:
             self._called_off.set()
             with contextlib.suppress(Interrupted):
                 await work
