@@ -54,7 +54,7 @@ def _mode_for(target: Path) -> int:
         return 0o666 & ~mask
 
 
-def write_bytes(path: str | Path, data: bytes, *, mode: int | None = None) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview, *, mode: int | None = None) -> None:
     """Write ``data`` to ``path`` atomically, with the permissions ``mode`` if given."""
     with atomic_writer(path, mode=mode) as file:
         file.write(data)
@@ -70,7 +70,7 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def digest_bytes(data: bytes) -> str:
+def digest_bytes(data: bytes | memoryview) -> str:
     """SHA-256 of ``data`` as ``sha256:<hex>``."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 

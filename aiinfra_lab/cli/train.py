@@ -53,6 +53,9 @@ def train(
     interface: Annotated[
         str, typer.Option("--interface", help="The network interface of that address.")
     ] = "",
+    meet_limit: Annotated[
+        float, typer.Option("--meet-limit", help="Seconds that hosts wait for each other.")
+    ] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
     """Train on some ranks and print the result; logs by rank lie in DIR/ranks.
@@ -72,7 +75,7 @@ def train(
         out or settings().home / "training" / name,
         nproc=nproc,
         max_restarts=max_restarts,
-        hosts=Hosts(hosts, host_index, rendezvous, run_id, address, interface)
+        hosts=Hosts(hosts, host_index, rendezvous, run_id, address, interface, meet_limit)
         if hosts > 1
         else None,
         limit_s=time_limit,

@@ -7,9 +7,12 @@ as a supervised child and reads what it wrote.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,8 @@ class Order(BaseModel):
     endpoint : str
         HOST:PORT where the agents meet; empty on a single host.
     address, interface : str
-        What the other hosts reach this one by; empty: what its name resolves to.
+        What the other hosts reach this one by; empty: what its name resolves to. An address of
+        this host gives its interface.
     meet_s : float
         Seconds that the agents wait for each other.
     """
@@ -66,12 +70,17 @@ def main(text: str) -> int:
     order = Order.model_validate_json(text)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     single = order.hosts == 1
-    interface = order.interface or (_loopback() if single else "")
+    interface = order.interface or _interface_of("127.0.0.1" if single else order.address)
     if interface:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
+    if not single:
+        # A store for each round: an agent that follows another's restart does not count it, so no
+        # name in a store that stays would be the same on all hosts.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     order.logs.mkdir(parents=True, exist_ok=True)
     config = LaunchConfig(
         min_nodes=order.hosts,
@@ -82,7 +91,11 @@ def main(text: str) -> int:
         rdzv_endpoint=order.endpoint or "localhost:0",
         # Which host keeps the store is said, not guessed from names (torch 2.15 hangs on a wrong
         # guess).
-        rdzv_configs={"is_host": str(int(order.first)), "timeout": int(order.meet_s)},
+        rdzv_configs={
+            "is_host": str(int(order.first)),
+            "join_timeout": math.ceil(order.meet_s),
+            "read_timeout": math.ceil(order.meet_s),  # also of the first connection
+        },
         max_restarts=order.max_restarts,
         monitor_interval=0.1,
         start_method="spawn",
@@ -95,7 +108,41 @@ def main(text: str) -> int:
         failures = [_failure(rank, failure) for rank, failure in error.failures.items()]
         write_json(order.logs / FAILURES, sorted(failures, key=lambda f: f["time"]))
         return 1
+    except RendezvousError as error:
+        print(f"{type(error).__name__}: {error}; {error.__cause__}", flush=True)
+        if not any(order.logs.glob("*/attempt_*/*/error.json")):  # a rank knows more
+            write_json(order.logs / FAILURES, [_unmet(order, error)])
+        return 1
     return 0
+
+
+def _unmet(order: Order, error: Exception) -> dict[str, Any]:
+    """The failure of agents that did not find each other, or lost each other later."""
+    from torch.distributed.elastic.rendezvous import RendezvousTimeoutError
+
+    waited, fix = f"within {order.meet_s:g} s", ""
+    if any(order.logs.glob("*/attempt_*")):
+        sentence = f"the host of {order.endpoint}, or the network to it, is away"
+    elif isinstance(error, RendezvousTimeoutError):
+        sentence = f"not all of {order.hosts} hosts came to {order.endpoint} {waited}"
+        fix = "Start the same command on each of them, with its own --host-index."
+    elif order.first:
+        cause = (str(error.__cause__).strip().splitlines() or [""])[0]
+        sentence = f"host 0 cannot let the others meet at {order.endpoint}: {cause}"
+        fix = "Give --rendezvous an address of host 0 and a free port."
+    else:
+        sentence = f"nobody was to be met at {order.endpoint} {waited}"
+        fix = "Start host 0, and see that this host reaches that address and port."
+    return {
+        "rank": -1,
+        "exit_code": 1,
+        "signal": "",
+        "sentence": sentence,
+        "fix": fix,
+        "code": 1,
+        "lost": False,
+        "time": int(time.time()),
+    }
 
 
 def _failure(rank: int, failure: Any) -> dict[str, Any]:
@@ -113,10 +160,15 @@ def _failure(rank: int, failure: Any) -> dict[str, Any]:
     }
 
 
-def _loopback() -> str:
-    """The interface of 127.0.0.1: the host's name may resolve to one that is not up."""
+def _interface_of(host: str) -> str:
+    """The interface with the address of ``host``: left to itself, gloo takes what this host's name
+    resolves to, which may not be up."""
+    try:
+        wanted = socket.gethostbyname(host) if host else ""
+    except OSError:
+        return ""
     for name, addresses in psutil.net_if_addrs().items():
-        if any(address.address == "127.0.0.1" for address in addresses):
+        if any(found.address == wanted for found in addresses):
             return name
     return ""
 

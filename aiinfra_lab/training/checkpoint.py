@@ -155,9 +155,9 @@ class Checkpoints:
             self._before_write(step)
             buffer = io.BytesIO()
             torch.save(state, buffer)
-            data = buffer.getvalue()
-            write_bytes(part / STATE, data)
-            digest = digest_bytes(data)
+            with buffer.getbuffer() as data:  # not a second copy of the state
+                write_bytes(part / STATE, data)
+                digest = digest_bytes(data)
             write_json(part / ABOUT, {"format": FORMAT, "step": step, "sha256": digest} | about)
             target = self.folder / _name(step)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, or of the attempt before

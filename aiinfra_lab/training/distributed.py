@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -62,7 +64,7 @@ class Group:
     timeout_s : float
         Seconds that a collective may wait.
     hosts : tuple of str
-        The host of each rank.
+        The host of each rank: its address where gloo was given an interface, else its name.
     """
 
     rank: int
@@ -100,8 +102,8 @@ class Group:
         if absent is None:
             return RankLost(
                 f"rank {self.rank} on {self.hosts[self.rank]} cannot reach the store on "
-                f"{os.environ.get('MASTER_ADDR', 'rank 0')} any more: that host or the network "
-                f"to it is away ({reason})",
+                f"{os.environ.get('MASTER_ADDR', 'rank 0')} any more: rank 0, that host or the "
+                f"network to it is away ({reason})",
                 ranks=(0,),
             )
         if not absent:
@@ -114,6 +116,15 @@ class Group:
 
     def _absent(self) -> list[int] | None:
         """The ranks that do not say that they gave up; None if the store is away, too."""
+        answers: list[list[int] | None] = []
+        # torch waits without end for the answer of a store whose host the network does not reach.
+        thread = threading.Thread(target=lambda: answers.append(self._ask_who_gave_up()))
+        thread.daemon = True
+        thread.start()
+        thread.join(_OTHERS_S + 1)
+        return answers[0] if answers else None
+
+    def _ask_who_gave_up(self) -> list[int] | None:
         if self._store is None:
             return []
         try:
@@ -161,7 +172,7 @@ def process_group(
     chosen = _choose(device, local_rank, local_world)
     torch.set_num_threads(threads or max(1, _cores() // local_world))
     if "RANK" not in os.environ:
-        yield Group(0, 1, 0, 1, chosen, 0, timeout_s, (socket.gethostname(),))
+        yield Group(0, 1, 0, 1, chosen, 0, timeout_s, (_own_name(),))
         return
     group = _join(chosen, local_rank, local_world, timeout_s)
     try:
@@ -202,7 +213,9 @@ def _join(device: torch.device, local_rank: int, local_world: int, timeout_s: fl
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     try:
         base, rank, world = next(rendezvous("env://", timeout=timeout))
-        store = PrefixStore(f"restart-{restarts}", base)
+        # The count is each host's own, and hosts may differ in it; a store of rank 0's own is new.
+        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+        store = PrefixStore(f"restart-{restarts if shared else 0}", base)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -228,7 +241,7 @@ def _join(device: torch.device, local_rank: int, local_world: int, timeout_s: fl
             f"the ranks could not connect to each other: {_first_line(error)}"
         ) from error
     hosts: list[object] = [None] * world
-    dist.all_gather_object(hosts, socket.gethostname())
+    dist.all_gather_object(hosts, _own_name())
     return Group(
         rank,
         world,
@@ -240,6 +253,15 @@ def _join(device: torch.device, local_rank: int, local_world: int, timeout_s: fl
         tuple(str(host) for host in hosts),
         store,
     )
+
+
+def _own_name() -> str:
+    """What tells this host from the others: hosts of one image may share a name."""
+    own = psutil.net_if_addrs().get(os.environ.get("GLOO_SOCKET_IFNAME", ""), [])
+    for found in own:
+        if found.family == socket.AF_INET and not found.address.startswith("127."):
+            return found.address
+    return socket.gethostname()
 
 
 def _from_a_collective(error: BaseException) -> bool:

@@ -28,8 +28,8 @@ from aiinfra_lab.training.result import RESULT, Result, read_result
 MODULE = "aiinfra_lab.training"
 LOOK_EVERY_S = 0.1
 # An agent ends its ranks within a second of a failure; one whose peer host is away may wait for
-# ever in its own store.
-AGENT_GRACE_S = 15.0
+# ever in its own store, deaf to TERM.
+AGENT_GRACE_S, DEAF_GRACE_S = 8.0, 2.0
 
 
 class LaunchError(AIInfraLabError):
@@ -58,9 +58,12 @@ class Hosts:
     run_id : str
         The same on all of them.
     address : str
-        What the others reach this host by.
+        What the others reach this host by. Rank 0, which writes the result, is on the host whose
+        address comes first as text: so torch numbers them.
     interface : str
-        The network interface of that address; gloo does not find it by itself.
+        The network interface of that address, where it is not an address of this host itself.
+    meet_s : float
+        Seconds that the hosts wait for each other at the start.
     """
 
     count: int
@@ -69,6 +72,7 @@ class Hosts:
     run_id: str
     address: str = ""
     interface: str = ""
+    meet_s: float = 120.0
 
     def __post_init__(self) -> None:
         host, _, port = self.endpoint.rpartition(":")
@@ -81,6 +85,8 @@ class Hosts:
                 f"of {self.count} hosts this cannot be number {self.index}",
                 needed=f"0..{self.count - 1}",
             )
+        if not self.meet_s > 0:
+            raise InputError("hosts cannot meet in no time", found=f"{self.meet_s:g} s")
 
 
 def launch(
@@ -139,6 +145,7 @@ def launch(
         endpoint=hosts.endpoint if hosts else "",
         address=hosts.address if hosts else "",
         interface=hosts.interface if hosts else "",
+        meet_s=hosts.meet_s if hosts else Order.model_fields["meet_s"].default,
     )
     argv = [sys.executable, "-m", "aiinfra_lab.training.agent", order.model_dump_json()]
     with Child(argv, name="the agent of the ranks", log=folder / "agent.log") as agent:
@@ -152,6 +159,7 @@ def launch(
                     fix="The run goes on from its last checkpoint with the same --out.",
                 )
             if watch.failed_for > AGENT_GRACE_S:
+                agent.stop(DEAF_GRACE_S)
                 break
             time.sleep(LOOK_EVERY_S)
         watch.look()
@@ -220,7 +228,8 @@ def _failure(folder: Path, agent: Child, watch: _Watch) -> LaunchError:
     killed = [f for f in found if f["signal"] not in ("", "SIGTERM") and not f["sentence"]]
     lost = [f for f in found if f.get("lost")]
     for failure in sorted(own, key=lambda f: f["rank"]):
-        return LaunchError(failure["sentence"], exit_code=failure["code"] or 1, said=True)
+        code, fix = failure["code"] or 1, failure.get("fix")
+        return LaunchError(failure["sentence"], exit_code=code, fix=fix, said=True)
     for failure in killed:
         return LaunchError(f"rank {failure['rank']} was ended by {failure['signal']}", fix=where)
     for failure in lost:

@@ -68,6 +68,8 @@ def train(config: TrainingConfig, out: str | Path) -> Result:
 
         seed_everything(config.seed)  # the same start on every rank
         torch.use_deterministic_algorithms(True)
+        # It would also fill every new tensor, which no operation here reads before it writes.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         model = parallel(
             models.build(config.model, dropout=config.dropout).to(group.device),
             strategy=config.strategy,
