@@ -174,4 +174,7 @@ def _interface_of(host: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # to tear torch down takes a second, and everything is written

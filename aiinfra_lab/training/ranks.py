@@ -36,6 +36,7 @@ from typing import Any, Self, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from aiinfra_lab import needs
 from aiinfra_lab.errors import AIInfraLabError, InputError, ProcessError
 from aiinfra_lab.processes import Child
 
@@ -52,13 +53,9 @@ _GLOO_PLACE = re.compile(r"^\[\S+\.cc:\d+\] ")  # where in its C++ source gloo r
 class RankError(AIInfraLabError):
     """A job failed on some ranks.
 
-    Attributes
-    ----------
-    failures : dict of int to str
-        What each failed rank raised, in the order in which they reported it: the first is the
-        cause more often than not, the others waited for it in a collective.
-    tracebacks : dict of int to str
-        For those that could still say where.
+    ``failures`` has what became of each failed rank, in the order in which it was heard: the first
+    is the cause more often than not, the others waited for it. ``tracebacks`` has where, for those
+    that could still say so.
     """
 
     def __init__(self, failures: dict[int, str], tracebacks: dict[int, str] | None = None) -> None:
@@ -102,9 +99,8 @@ class Ranks:
 
     Notes
     -----
-    The ranks live in their own session and end with this process, whatever ends it. Any thread may
-    call, one at a time; a running event loop (a notebook) is no hindrance, and stands still
-    meanwhile.
+    The ranks end with this process, whatever ends it. Any thread may call, one at a time; a running
+    event loop (a notebook's) is no hindrance, and stands still meanwhile.
 
     Examples
     --------
@@ -113,7 +109,7 @@ class Ranks:
     ...     tensor = torch.tensor(value * (dist.get_rank() + 1))
     ...     dist.all_reduce(tensor)
     ...     return tensor.item()
-    >>> with Ranks(2) as ranks:  # doctest: +SKIP
+    >>> with Ranks(2) as ranks:
     ...     ranks.run(total, 10)
     [30, 30]
     """
@@ -133,9 +129,12 @@ class Ranks:
 
         Raises
         ------
+        MissingNeed
+            torch is not installed.
         ProcessError
             They did not come up; the last lines of their log say why.
         """
+        needs.require("torch")
         self._wanted = True
         if self._launch is None:
             self._launch = _Launch(self.world)
@@ -220,9 +219,6 @@ class Ranks:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
-
-    def __repr__(self) -> str:
-        return f"<Ranks {self.world}{'' if self._wanted else ', not running'}>"
 
 
 class _Launch:
