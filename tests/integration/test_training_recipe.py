@@ -56,6 +56,15 @@ def assert_close(one: Path, other: Path) -> None:
         torch.testing.assert_close(tensor, its[name], rtol=1e-4, atol=1e-5)
 
 
+def checkpoints_before(step: int) -> tuple[int | None, ...]:
+    """Where a run that is killed before ``step`` may go on from, with one every five steps.
+
+    The last one is written while the training goes on, so the kill may come before its end.
+    """
+    last = (step - 1) // 5 * 5
+    return last or None, max(0, last - 5) or None
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """Two ranks, undisturbed, with dropout: their random states are part of the result."""
@@ -109,7 +118,7 @@ def test_a_killed_rank_is_restarted_and_ends_with_the_same_bits(
     assert result["model_sha256"] == whole[0]["model_sha256"]
     assert result["train_loss"] == whole[0]["train_loss"]
     assert result["restarts"] == 1
-    assert result["resumed_from"] == ((step - 1) // 5 * 5 or None)
+    assert result["resumed_from"] in checkpoints_before(step)
 
 
 def test_two_ranks_learn_what_one_process_learns(tmp_path: Path) -> None:
@@ -132,7 +141,7 @@ def test_fsdp_learns_the_same_and_goes_on_from_a_checkpoint_of_ddp(tmp_path: Pat
     words = (*SMALL, "--nproc", "2", "--checkpoint-every", "5", "--out", str(mixed))
     run(*words, fault="kill:rank=0,step=12", code=1)
     result, _ = run(*words, "--strategy", "fsdp")
-    assert result["resumed_from"] == 10
+    assert result["resumed_from"] in checkpoints_before(12)
     assert_close(ddp, mixed)
 
 
@@ -144,7 +153,8 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(tmp_path: Path) -> No
 
     result, _ = run(*words, "--nproc", "3")
 
-    assert (result["resumed_from"], result["world"]) == (10, 3)
+    assert result["world"] == 3
+    assert result["resumed_from"] in checkpoints_before(13)
     assert_close(whole, cut)
     losses = [json.loads((f / "result.json").read_text())["train_loss"] for f in (whole, cut)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
