@@ -6,33 +6,18 @@ about this idea, so that the first thing the learner reads is the right hint.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 from lab06_answers import ALL, ANOTHER_WAY, RAISES, WRONG, Wrong
+from tried_answers import edited, marks_of, read_master
 
-from aiinfra_lab.course.checking import Lab, Mark, judge
-from aiinfra_lab.course.layout import Course
-from aiinfra_lab.course.masters import grade_id
-from aiinfra_lab.course.notebooks import code_cells, read_notebook
-from aiinfra_lab.course.runner import LocalExecutor
-from aiinfra_lab.course.submissions import read_submission, rebuilt
+from aiinfra_lab.course.checking import Mark
 
-COURSE = Course(Path(__file__).resolve().parents[2])
 NAME = "06_distributed_training"
-MASTER = read_notebook(COURSE.masters / f"{NAME}.ipynb")
+MASTER = read_master(NAME)
 
 
 def _edited(exercise: str, mistake: str, edits: dict[str, str]) -> str:
-    if ALL in edits:
-        return edits[ALL]
-    source: str = next(c["source"] for c in MASTER["cells"] if grade_id(c) == exercise)
-    for old, new in edits.items():
-        assert old in source, f"{mistake}: the master has no {old!r} any more"
-        source = source.replace(old, new)
-    return source
+    return edits[ALL] if ALL in edits else edited(MASTER, exercise, mistake, edits)
 
 
 def _answers() -> dict[str, tuple[str, str]]:
@@ -51,32 +36,8 @@ def _answers() -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def marks() -> dict[str, Mark]:
-    """The mark of every answer, by its name.
-
-    All are tried in one kernel, one after the other: the answer is defined, then its check runs.
-    """
-    lab = Lab.load(COURSE, NAME)
-    submission = read_submission(MASTER, MASTER)
-    notebook = rebuilt(MASTER, submission.answers, seed=lab.seed, blocked=lab.metadata.answers)
-    cells = {grade_id(cell): cell for cell in code_cells(notebook)}
-    tried = copy.deepcopy(notebook)
-    for i, (exercise, source) in enumerate(_answers().values()):
-        answer, check = cells[exercise], cells[f"{exercise}-check"]
-        tried["cells"] += [
-            {**answer, "id": f"answer-{i}", "source": source},
-            {**check, "id": f"check-{i}"},
-        ]
-    runs = LocalExecutor().run({NAME: tried})[NAME]
-    found = {}
-    for i, (name, (exercise, _)) in enumerate(_answers().items()):
-        replaced = {
-            cells[exercise]["id"]: runs[f"answer-{i}"],
-            cells[f"{exercise}-check"]["id"]: runs[f"check-{i}"],
-        }
-        one = tuple(e for e in lab.exercises if e.name == exercise)
-        report = judge(replace(lab, exercises=one), submission, notebook, {**runs, **replaced})
-        (found[name],) = report.marks
-    return found
+    """The mark of every answer, by its name."""
+    return marks_of(NAME, MASTER, _answers())
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda w: f"{w.exercise}: {w.mistake}")
