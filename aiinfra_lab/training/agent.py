@@ -74,7 +74,7 @@ def main(text: str) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     single = order.hosts == 1
-    interface = order.interface or _interface_of("127.0.0.1" if single else order.address)
+    interface = order.interface or interface_of("127.0.0.1" if single else order.address)
     if interface:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
     if not single:
@@ -160,7 +160,7 @@ def _failure(rank: int, failure: Any) -> dict[str, Any]:
     }
 
 
-def _interface_of(host: str) -> str:
+def interface_of(host: str) -> str:
     """The interface with the address of ``host``: left to itself, gloo takes what this host's name
     resolves to, which may not be up."""
     try:

@@ -39,6 +39,7 @@ import cloudpickle  # type: ignore[import-untyped]
 from aiinfra_lab import needs
 from aiinfra_lab.errors import AIInfraLabError, InputError, ProcessError
 from aiinfra_lab.processes import Child
+from aiinfra_lab.training.agent import interface_of
 
 T = TypeVar("T")
 _PORT, _KEY = "AIINFRA_RANKS_PORT", "AIINFRA_RANKS_KEY"
@@ -241,7 +242,7 @@ class _Launch:
                     _KEY: self._key.hex(),
                     "OMP_NUM_THREADS": "1",
                     # One host: the name of this machine need not resolve for its ranks to meet.
-                    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+                    "GLOO_SOCKET_IFNAME": interface_of(_HOST),
                 },
             )  # fmt: skip
             try:

@@ -15,12 +15,10 @@ Examples
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import functools
 import importlib
-import json
 import os
 import platform
 import statistics
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import peers_environment, say
+from publishing import options, publish
 
 from aiinfra_lab.measure import Quantile, Ratio, overhead_ratio, quantile
 from aiinfra_lab.resilience import CircuitBreaker, Reopening, Rules, http_verdicts
@@ -296,15 +295,9 @@ def report(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, and print; 1 if our breaker is wrong in a situation (never for a time)."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter blocks")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--save", action="store_true", help=f"also write results/{RESULT.name}")
-    options = parser.parse_args()
+    asked = options(__doc__, RESULT, quick="fewer and shorter blocks")
     makers, missing = contestants()
-    rounds, calls = (100, 500) if options.quick else (400, 1000)
+    rounds, calls = (100, 500) if asked.quick else (400, 1000)
     found = {
         "benchmark": "breaker",
         "machine": {
@@ -323,11 +316,7 @@ def main() -> int:
     found["ours_right"] = {
         key: right(found["behaviour"][OURS][key]) for key, (_, _, right) in SITUATIONS.items()
     }
-    text = json.dumps(found, indent=1)
-    if options.save:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(text + "\n", "utf-8")
-    print(text if options.json else report(found))
+    publish(found, asked, RESULT, report)
     return 0 if all(found["ours_right"].values()) else 1
 
 

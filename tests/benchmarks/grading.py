@@ -19,7 +19,6 @@ Examples
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import ctypes
@@ -41,6 +40,7 @@ from typing import Any
 
 import psutil
 from peers import peers_environment, say
+from publishing import options, publish
 
 from aiinfra_lab.course import building
 from aiinfra_lab.course.layout import Course
@@ -350,18 +350,12 @@ def report(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, and print; 1 if a grader did not give what the submissions deserve."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="few submissions, the small lab only")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--save", action="store_true", help=f"also write results/{RESULT.name}")
-    options = parser.parse_args()
+    asked = options(__doc__, RESULT, quick="few submissions, the small lab only")
     adopt_orphans()
     made, failed = peers_environment("grading", [PIN])
     programs = None if failed else made
     labs = {"small": small_master()}
-    if not options.quick:
+    if not asked.quick:
         labs["lab 00"] = read_notebook(COURSE.masters / "00_start_here.ipynb")
     before = machine()
     with tempfile.TemporaryDirectory(prefix="grading-") as name:
@@ -379,20 +373,16 @@ def main() -> int:
                         master,
                         programs,
                         base / name,
-                        4 if options.quick else 20,
+                        4 if asked.quick else 20,
                     )
                     for name, master in labs.items()
                 },
-                "class": whole_class(base / "class", 5 if options.quick else 100),
+                "class": whole_class(base / "class", 5 if asked.quick else 100),
             }
         except Unmeasured as error:
             say(str(error))
             return 1
-    text = json.dumps(found, indent=1)
-    if options.save:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(text + "\n", "utf-8")
-    print(text if options.json else report(found))
+    publish(found, asked, RESULT, report)
     return 0
 
 

@@ -20,7 +20,6 @@ Examples
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -37,6 +36,7 @@ from typing import Any
 import torch
 import training_loops as loops
 from peers import say
+from publishing import options, publish
 
 from aiinfra_lab.data import load_digits
 from aiinfra_lab.measure import machine, paired_ratio, quantile, usable_cores
@@ -333,14 +333,8 @@ def _words(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, and print; a time decides nothing."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="few and short blocks: two minutes")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--save", action="store_true", help=f"also write results/{RESULT.name}")
-    options = parser.parse_args()
-    quick, before = options.quick, machine()
+    asked = options(__doc__, RESULT, quick="few and short blocks: two minutes")
+    quick, before = asked.quick, machine()
     with tempfile.TemporaryDirectory(prefix="training-") as name:
         base = Path(name)
         found: dict[str, Any] = {
@@ -354,11 +348,7 @@ def main() -> int:
         found["end_to_end"] = end_to_end(base / "contest", *((8, 4) if quick else (40, 8)))
         found["start"] = start(base / "start", 3 if quick else 15)
         found["stall"] = stall(base / "stall", 3 if quick else 15)
-    text = json.dumps(found, indent=1)
-    if options.save:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(text + "\n", "utf-8")
-    print(text if options.json else report(found))
+    publish(found, asked, RESULT, report)
     return 0
 
 
