@@ -8,6 +8,7 @@ is tried again with another one.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import sys
 
@@ -15,6 +16,19 @@ from aiinfra_lab.errors import InputError
 
 HOST = "127.0.0.1"
 _RESERVES = sys.platform == "linux"
+#: Below Linux's and macOS's own range for connections, so that none of these is in the way.
+JOB_PORTS = range(20_000, 30_000)
+
+
+def job_port(uid: str) -> int:
+    """The port of 20000 to 29999 that the pods of one Job meet at.
+
+    The pods of ``local`` share this machine's ports, and torch's store listens on all addresses
+    whatever it is told, so two Jobs of one spec need two ports. Every pod of a Job can work out
+    the same one from the uid of its owner.
+    """
+    digest = hashlib.sha256(uid.encode()).digest()
+    return JOB_PORTS[int.from_bytes(digest[:8], "big") % len(JOB_PORTS)]
 
 
 class ReservedPort:

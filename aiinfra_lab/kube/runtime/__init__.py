@@ -1,0 +1,1 @@
+"""The container runtime: a program that runs containers as processes and watches them."""
