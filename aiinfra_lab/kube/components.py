@@ -168,15 +168,16 @@ class Plan:
         }
 
 
-def checked_component(name: str) -> str:
+def checked_component(name: str, *others: str) -> str:
     """``name``, or the component that ``apiserver`` and the like are short for.
 
     Raises
     ------
     InputError
-        There is no such component.
+        There is no such component, and it is none of ``others``.
     """
-    for component in COMPONENTS:
+    known = list(dict.fromkeys([*COMPONENTS, *others]))
+    for component in known:
         if name in (component, component.removeprefix("kube-")):
             return component
-    raise InputError(f"there is no component {name!r}", fix=f"There is: {', '.join(COMPONENTS)}.")
+    raise InputError(f"there is no component {name!r}", fix=f"There is: {', '.join(known)}.")

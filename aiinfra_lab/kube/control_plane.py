@@ -10,20 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from aiinfra_lab.errors import InputError, ProcessError
 from aiinfra_lab.kube.components import (
     APISERVER,
     COMPONENTS,
-    CONTROLLERS,
     ETCD,
     GRACE_S,
-    SCHEDULER,
     Plan,
 )
 from aiinfra_lab.kube.place import Part, Place
 from aiinfra_lab.kube.ports import HOST, ReservedPort
-from aiinfra_lab.processes import Child, HttpAnswers
+from aiinfra_lab.processes import Child
+from aiinfra_lab.processes.probes import Probe
+
+T = TypeVar("T")
 
 _TRIES = 5  # where ports cannot be reserved, others may take a free one before us
 _TAKEN = "address already in use"
@@ -93,17 +95,24 @@ class ControlPlane:
 
     def launch(self, component: str) -> None:
         """Start one program; it need not be healthy yet."""
-        self.check(component)
+        argv = [str(self._programs[component]), *self.plan.words(component)]
+        self.start_child(component, argv, grace=GRACE_S[component], env=_environment())
+
+    def start_child(
+        self, name: str, argv: Sequence[str], *, grace: float, env: Mapping[str, str]
+    ) -> None:
+        """Start any program as a part of this cluster, with its log and its pid file."""
+        self.check(name)
         child = Child(
-            [str(self._programs[component]), *self.plan.words(component)],
-            name=component,
-            log=self._place.logs / f"{component}.log",
+            argv,
+            name=name,
+            log=self._place.logs / f"{name}.log",
             cwd=self._place.root,
-            env=_environment(),
-            grace=GRACE_S[component],
-            pid_file=self._place.pids / f"{component}.pid",
+            env=env,
+            grace=grace,
+            pid_file=self._place.pids / f"{name}.pid",
         )
-        self.children[component] = child.start()
+        self.children[name] = child.start()
 
     def await_healthy(self, component: str, moved: Callable[[], None]) -> Part:
         """Wait until a launched program is healthy; give what is known about it.
@@ -124,15 +133,18 @@ class ControlPlane:
                 self._ports[component] = ReservedPort()
                 moved()
                 self.launch(component)
-        seconds = round(time.time() - child.started_at, 3)
-        return Part(component, child.pid or 0, self._ports[component].number, seconds)
+        return self.part(component, child, self._ports[component].number)
 
-    def wait_for(self, component: str, probe: HttpAnswers, what: str) -> None:
+    def part(self, name: str, child: Child, port: int) -> Part:
+        """What is known about a child that has become ready now."""
+        return Part(name, child.pid or 0, port, round(time.time() - child.started_at, 3))
+
+    def wait_for(self, component: str, probe: Probe[T], what: str) -> T:
         """Wait until ``probe`` answers; another component's end ends the wait."""
         child = self.children[component]
         look = probe.watch(child)
 
-        def watched() -> int | None:
+        def watched() -> T | None:
             self.check(component)
             for name, other in self.children.items():
                 if other is not child and other.returncode is not None:
@@ -143,7 +155,7 @@ class ControlPlane:
                     )
             return look()
 
-        child.ready(watched, self._timeout, what=what)
+        return child.ready(watched, self._timeout, what=what)
 
     def check(self, where: str) -> None:
         """Raise ``Interrupted`` once the start was called off."""
@@ -153,13 +165,24 @@ class ControlPlane:
 
     def version(self) -> str:
         """The API server's version."""
+        return str(self.request("GET", "/version")[1]["gitVersion"])
+
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """One request as the administrator: status and answer.
+
+        The ``kubernetes`` package would cost a start 0.6 s to import.
+        """
         # Not through a proxy, which would look for the server on its own machine.
         port = self._ports[APISERVER].number
         context = self.plan.admin()
         connection = http.client.HTTPSConnection(HOST, port, timeout=10, context=context)
         with contextlib.closing(connection):
-            connection.request("GET", "/version")
-            return str(json.load(connection.getresponse())["gitVersion"])
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.load(answer)
 
     def ended(self) -> list[str]:
         """The components that have ended by themselves."""
@@ -167,16 +190,15 @@ class ControlPlane:
 
     def end(self) -> None:
         """End all, clients before servers: an API server waits for clients that hang on to it."""
-        children = self.children
+        servers = [name for name in (APISERVER, ETCD) if name in self.children]
+        clients = [name for name in self.children if name not in servers]
         with contextlib.ExitStack() as stack:  # each is ended, whatever befalls the others
             for port in self._ports.values():
                 stack.callback(port.close)
-            for name in (ETCD, APISERVER, CONTROLLERS, SCHEDULER):
-                if name in children:
-                    stack.callback(children[name].stop)
-            for name in (SCHEDULER, CONTROLLERS):  # side by side
-                if name in children:
-                    children[name].send_signal(15)
+            for name in reversed([*clients, *servers]):
+                stack.callback(self.children[name].stop)
+            for name in clients:  # side by side
+                self.children[name].send_signal(15)
 
 
 def _port_again(number: int) -> ReservedPort:

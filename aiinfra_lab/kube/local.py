@@ -1,7 +1,8 @@
-"""A real control plane on this machine: etcd, API server, controllers and scheduler as children.
+"""A real Kubernetes on this machine: etcd, API server, controllers, scheduler, nodes as children.
 
-It is Kubernetes itself, not an imitation: what an operator or kubectl sees is what a big cluster
-shows. It has no node, so a pod stays Pending with the scheduler's own reason until one registers.
+The control plane is Kubernetes itself, not an imitation: what an operator or kubectl sees is what
+a big cluster shows. Its nodes run pods as processes of this machine, without an image's isolation:
+they are no place for code that is not trusted.
 
 Any number may run side by side, each in its own folder and on its own ports. All of it ends with
 the process that started it, whatever ends that.
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from aiinfra_lab.errors import AIInfraLabError, InputError
+from aiinfra_lab.errors import AIInfraLabError, InputError, ProcessError
 from aiinfra_lab.kube.components import (
     APISERVER,
     COMPONENTS,
@@ -30,11 +31,26 @@ from aiinfra_lab.kube.components import (
 )
 from aiinfra_lab.kube.control_plane import ControlPlane, Interrupted
 from aiinfra_lab.kube.credentials import ADMIN_GROUP, Credentials
+from aiinfra_lab.kube.nodes import LocalNodes, checked_count
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.programs import find_programs
 from aiinfra_lab.processes import Child, HttpAnswers, Service
 
 READY_S = 120.0  # it needs 3 to 5 s; this is for a machine under heavy load
+MOST_GPUS = 64
+_STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+#: What a claim without a class gets: a folder of this machine, made and removed by the controllers.
+STORAGE_CLASS = {
+    "apiVersion": "storage.k8s.io/v1",
+    "kind": "StorageClass",
+    "metadata": {
+        "name": "standard",
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+    },
+    "provisioner": "kubernetes.io/host-path",
+    "reclaimPolicy": "Delete",
+    "volumeBindingMode": "Immediate",
+}
 
 
 class LocalCluster(Service):
@@ -47,6 +63,10 @@ class LocalCluster(Service):
         ``aiinfra cluster status`` and ``logs`` look too.
     folder : str or Path, optional
         Another folder.
+    nodes : int
+        How many nodes it has, 0 to 8. Without one, pods stay Pending.
+    gpus : int, optional
+        How many ``nvidia.com/gpu`` each node says it has; None counts the real ones.
     port : int
         Of the API server; 0 takes the one of last time if it is free, else any.
     keep : bool
@@ -76,6 +96,8 @@ class LocalCluster(Service):
         self,
         name: str = "local",
         *,
+        nodes: int = 0,
+        gpus: int | None = None,
         folder: str | os.PathLike[str] | None = None,
         port: int = 0,
         keep: bool = False,
@@ -87,12 +109,16 @@ class LocalCluster(Service):
     ) -> None:
         if not 0 <= port <= 65535:
             raise InputError(f"the port is {port}", needed="0 (any free one) to 65535")
+        if gpus is not None and not 0 <= gpus <= MOST_GPUS:
+            raise InputError(f"a node cannot have {gpus} GPUs", needed=f"0 to {MOST_GPUS}")
         self.place = Place(name, None if folder is None else Path(folder))
+        self.node_count, self.gpus = checked_count(nodes), gpus
         self.keep, self.durable, self.timeout = keep, durable, timeout
         self.flags = {checked_component(key): list(value) for key, value in (flags or {}).items()}
         self._crds, self._detached = crds, detached
         self._port = port
         self._plane: ControlPlane | None = None
+        self._nodes: LocalNodes | None = None
         self._credentials: Credentials | None = None
         self._record: Record | None = None
         self._called_off = threading.Event()
@@ -130,8 +156,8 @@ class LocalCluster(Service):
         return self._credentials
 
     def child(self, component: str) -> Child:
-        """The process of ``kube-apiserver`` and so on."""
-        return self._running().children[checked_component(component)]
+        """The process of ``kube-apiserver``, ``node-1``, ``node-1-runtime`` and so on."""
+        return self._running().children[self._checked(component)]
 
     def client(self, api: str = "CoreV1Api") -> Any:
         """A client of the ``kubernetes`` package with the administrator's rights, such as
@@ -232,20 +258,29 @@ class LocalCluster(Service):
         for component in (ETCD, APISERVER):
             plane.launch(component)
             self._await(component)
+        self._nodes = nodes = LocalNodes(
+            self.place, plane, self._credentials, count=self.node_count, gpus=self.gpus
+        )
+        nodes.clear()
+        self._add_storage_class()
         if self._crds:
             from aiinfra_lab.kube.clients import apply_crds
 
             plane.check("its CustomResourceDefinitions")
             apply_crds(self.kubeconfig, self._crds, self.timeout)
-        # Side by side: neither needs the other.
+        # Side by side: none needs another to start.
         for component in (CONTROLLERS, SCHEDULER):
             plane.launch(component)
+        for process in nodes.processes:
+            nodes.launch(process)
         for component in (CONTROLLERS, SCHEDULER):
             self._await(component)
         # Until the controllers have made it, no pod is admitted.
         account = f"{self.url}/api/v1/namespaces/default/serviceaccounts/default"
         probe = HttpAnswers(account, status=200, tls=plane.plan.admin())
         plane.wait_for(APISERVER, probe, "the service account of the namespace default")
+        for process in nodes.processes:
+            self._await(process)
         record = self.record
         record.url, record.version = self.url, plane.version()
         record.start_s, record.phase = round(time.monotonic() - began, 3), "ready"
@@ -273,8 +308,19 @@ class LocalCluster(Service):
         admin = credentials.user("admin", ADMIN_GROUP)
         credentials.kubeconfig(self.kubeconfig, url, "admin", admin)
 
+    def _add_storage_class(self) -> None:
+        status, answer = self._running().request("POST", _STORAGE_CLASSES, STORAGE_CLASS)
+        if status not in (201, 409):  # 409: of a state that was kept
+            raise ProcessError(f"the StorageClass was refused: {answer.get('message')}")
+
+    def _checked(self, component: str) -> str:
+        return checked_component(component, *(self._nodes.processes if self._nodes else ()))
+
     def _await(self, component: str) -> None:
-        part = self._running().await_healthy(component, self._write_kubeconfigs)
+        if self._nodes is not None and component in self._nodes.processes:
+            part = self._nodes.await_ready(component)
+        else:
+            part = self._running().await_healthy(component, self._write_kubeconfigs)
         record = self.record
         old = next((known for known in record.parts if known.name == component), None)
         part.restarts = old.restarts + 1 if old else 0
@@ -293,10 +339,13 @@ class LocalCluster(Service):
 
         The others wait for it by themselves, as on every cluster.
         """
-        component = checked_component(component)
+        component = self._checked(component)
         with self._lock:
             self.child(component).stop()
-            self._running().launch(component)
+            if self._nodes is not None and component in self._nodes.processes:
+                self._nodes.launch(component)
+            else:
+                self._running().launch(component)
             self._await(component)
 
     def ended(self) -> list[str]:
@@ -334,10 +383,12 @@ class LocalCluster(Service):
     def _settle(self, phase: Literal["stopped", "failed"]) -> None:
         """End the children, keep or remove the folder, and let the place go."""
         try:
+            if self._nodes is not None:
+                self._nodes.note_volumes()
             if self._plane is not None:
                 self._plane.end()
         finally:
-            self._plane = None
+            self._plane = self._nodes = None
             self._called_off.clear()
             if self._record is not None:
                 self._record.phase = phase

@@ -26,6 +26,8 @@ from aiinfra_lab.settings import settings
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed", "killed"]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")
+#: Where the host-path provisioner makes a folder for each claim; it takes no other place.
+CLAIMS = Path("/tmp/hostpath_pv")
 _LOOK_S, _LOOKS = 0.02, 15
 _held: weakref.WeakSet[Place] = weakref.WeakSet()
 
@@ -80,6 +82,8 @@ class Place:
         self.root = root.absolute() if root else clusters_folder() / name
         self.pki, self.logs, self.etcd = (self.root / part for part in ("pki", "logs", "etcd"))
         self.pids = self.root / "pids"
+        #: A line for each folder outside of ``root`` in which a claim's data lies.
+        self.volumes = self.root / "nodes" / "shared" / "volumes.txt"
         self.kubeconfig = self.root / "kubeconfig"
         self._record, self._lock = self.root / "cluster.json", self.root / "lock"
         self._descriptor = -1
@@ -171,7 +175,8 @@ class Place:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything but the lock, and the data of the cluster's claims."""
+        self._remove_volumes()
         for path in self.root.iterdir() if self.root.is_dir() else ():
             if path == self._lock:
                 continue
@@ -179,6 +184,17 @@ class Place:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+    def _remove_volumes(self) -> None:
+        try:
+            lines = self.volumes.read_text("utf-8").splitlines()
+        except OSError:
+            return
+        for path in map(Path, set(lines)):
+            if path.parent == CLAIMS and ".." not in path.name:
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another cluster has some there
+            CLAIMS.rmdir()
 
     def remove(self) -> None:
         """Remove the folder; who waits for its lock sees that it has gone."""
