@@ -140,8 +140,8 @@ def full_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Everything the model and the optimiser hold, whole, in the host's memory, by plain names.
 
     The tensors are copies: they may be written to a disk while training goes on. Call it between
-    two steps. Under FSDP all ranks must call it; rank 0 gets the state and the others ``{}``.
-    Otherwise nothing is sent, and each rank that calls gets its own copy.
+    two steps. Of a model that lies on several ranks, rank 0 gets the state and the others ``{}``;
+    under FSDP, which gathers it, all of them must call.
 
     Returns
     -------
@@ -161,7 +161,8 @@ def full_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     neutral: Adam's step counter then starts at 1, and weight decay enters SGD's momentum.
     """
     plain = _plain(model)
-    keep = not _is_sharded(model) or dist.get_rank() == 0
+    spread = isinstance(model, DistributedDataParallel) or _is_sharded(model)
+    keep = not spread or dist.get_rank() == 0
     tensors = {name: _copied(value, keep) for name, value in plain.state_dict().items()}
     names = _names(plain, optimizer)
     order = [name for group in names for name in group]
