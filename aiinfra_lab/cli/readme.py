@@ -84,6 +84,23 @@ def _grading_table(course: Course) -> dict[Path, str]:
     return _readme(course, "grading", lines)
 
 
+def _training_table(course: Course) -> dict[Path, str]:
+    """The README with what the recipe's loop costs beside its peers, from its committed JSON."""
+    found = _measured(course, "training")
+    if found is None:
+        return {}
+    columns = ("two ranks, unless it says one", "ms a step", "samples/s", "ours takes")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, row in found["end_to_end"]["contestants"].items():
+        times = ""
+        if "ours_ratio" in row:
+            times = _times([row["ours_ratio"], *row["interval"]])
+        title = "**ours**" if name == "aiinfra_lab" else name.strip()
+        title = {"not deterministic": "ours, not deterministic"}.get(title, title)
+        lines.append(f"| {title} | {row['step_ms']['median']:.0f} | {row['samples_s']} | {times} |")
+    return _readme(course, "training", lines)
+
+
 def _measured(course: Course, name: str) -> Any | None:
     """What a benchmark saved; None in a release, which has no benchmarks."""
     path = course.root / "tests" / "benchmarks" / "results" / f"{name}.json"
@@ -113,4 +130,5 @@ TABLES: dict[str, Callable[[Course], dict[Path, str]]] = {
     "chapters table": _chapters_table,
     "breaker table": _breaker_table,
     "grading table": _grading_table,
+    "training table": _training_table,
 }
