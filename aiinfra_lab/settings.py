@@ -6,13 +6,15 @@ address that is unset means the embedded engine.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiinfra_lab.errors import InputError
 
@@ -52,11 +54,31 @@ class Settings(BaseSettings):
     kafka_servers: str | None = Field(default=None, description="Kafka; unset: embedded")
     s3_url: str | None = Field(default=None, description="S3; unset: embedded")
     mlflow_url: str | None = Field(default=None, description="MLflow server; unset: SQLite")
+    artifacts_url: str | None = Field(
+        default=None,
+        description="where the registry's files go, like s3://bucket/folder; unset: beside SQLite",
+    )
+    images: Annotated[dict[str, str | dict[str, Any]], NoDecode] = Field(
+        default_factory=dict,
+        description="what runs a pod's image on a local cluster: a JSON object, from a pattern of "
+        "names to python, shell or pause, or to an object of path, command and env",
+    )
 
     @property
     def required_needs(self) -> frozenset[str]:
         """The names in ``AIINFRA_REQUIRE``, separated by blanks or commas."""
         return frozenset(self.require.replace(",", " ").split())
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _json_object(cls, value: Any) -> Any:
+        # Here, not by pydantic-settings: its error for bad JSON names no variable.
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"it is not JSON ({error})") from None
 
     @field_validator("home", "cache", "scratch_root", "course")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
@@ -16,17 +17,25 @@ from aiinfra_lab.registry.versions import ModelVersion
 def open_registry() -> Registry:
     """The server of ``AIINFRA_MLFLOW_URL`` if it is set, else SQLite under ``home``.
 
-    Nothing is read or written before the first use.
+    New files go to ``AIINFRA_ARTIFACTS_URL``, in the S3 of ``AIINFRA_S3_URL`` or of boto3's own
+    variables. Nothing is read or written before the first use.
     """
     from aiinfra_lab.settings import settings
 
     chosen = settings()
-    return _opened(chosen.home / "registry", chosen.cache / "bundles", chosen.mlflow_url)
+    if chosen.s3_url:
+        from aiinfra_lab.engines.s3_client import parse_access
+
+        for name, value in parse_access(chosen.s3_url).environment().items():
+            os.environ.setdefault(name, value)  # MLflow takes them from nowhere else
+    return _opened(
+        chosen.home / "registry", chosen.cache / "bundles", chosen.mlflow_url, chosen.artifacts_url
+    )
 
 
 @cache
-def _opened(root: Path, kept: Path, url: str | None) -> Registry:
-    return Registry(root, kept, url)
+def _opened(root: Path, kept: Path, url: str | None, artifacts: str | None) -> Registry:
+    return Registry(root, kept, url, artifacts)
 
 
 def register(

@@ -10,6 +10,8 @@ from .launch import Hosts as Hosts
 from .launch import LaunchError as LaunchError
 from .launch import launch as launch
 from .launch import train_on_ranks as train_on_ranks
+from .ranks import RankError as RankError
+from .ranks import Ranks as Ranks
 from .recipe import train as train
 from .result import Result as Result
 from .result import read_result as read_result

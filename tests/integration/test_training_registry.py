@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aiinfra_lab.engines import S3Server
 from aiinfra_lab.registry import Registry
 
 pytestmark = pytest.mark.needs("torch", "mlflow")
@@ -20,11 +21,12 @@ WORDS = (
 )
 
 
-def train(out: Path, home: Path, *, url: str = "", code: int = 0) -> str:
+def train(out: Path, home: Path, *, url: str = "", code: int = 0, **env: str) -> str:
     done = subprocess.run(
         [sys.executable, *WORDS, "--out", str(out)],
         env=os.environ
-        | {"AIINFRA_HOME": str(home), "AIINFRA_MLFLOW_URL": url, "AIINFRA_PROGRESS": "off"},
+        | {"AIINFRA_HOME": str(home), "AIINFRA_MLFLOW_URL": url, "AIINFRA_PROGRESS": "off"}
+        | env,
         capture_output=True,
         text=True,
         timeout=150,
@@ -83,3 +85,22 @@ def test_a_registry_that_is_away_loses_nothing(tmp_path: Path) -> None:
     assert (out / "result.json").exists()
     train(out, home)
     assert len(registry(home).versions("tiny")) == 1
+
+
+@pytest.mark.needs("moto", "boto3")
+def test_the_model_may_lie_in_an_object_store(tmp_path: Path) -> None:
+    with S3Server() as server:
+        access = server.access
+        with access.client() as client:
+            client.create_bucket(Bucket="models")
+        key = f"{access.access_key}:{access.secret_key}@"
+        train(
+            tmp_path / "out",
+            tmp_path / "home",
+            AIINFRA_S3_URL=access.url.replace("://", f"://{key}"),
+            AIINFRA_ARTIFACTS_URL="s3://models/course",
+        )
+        with access.client() as client:
+            listed = client.list_objects_v2(Bucket="models", Prefix="course/")["Contents"]
+    names = {entry["Key"].rpartition("/")[2] for entry in listed}
+    assert {"model.json", "weights.safetensors"} <= names

@@ -114,3 +114,16 @@ need = st.text(st.characters(codec="ascii", categories=["Ll", "Nd"]), min_size=1
 @given(st.lists(need, max_size=5), st.sampled_from([",", " ", ", ", " ,, "]))
 def test_required_needs_are_separated_by_blanks_or_commas(names, separator):
     assert Settings(require=separator.join(names)).required_needs == frozenset(names)
+
+
+def test_the_image_table_is_a_json_object(monkeypatch):
+    assert Settings().images == {}
+    monkeypatch.setenv("AIINFRA_IMAGES", '{"acme/*": "python", "x:1": {"command": ["sh"]}}')
+    assert Settings().images == {"acme/*": "python", "x:1": {"command": ["sh"]}}
+
+
+@pytest.mark.parametrize("value", ["{acme}", '["python"]', '{"acme/*": 3}'])
+def test_an_image_table_of_another_shape_is_refused_by_its_name(monkeypatch, value):
+    monkeypatch.setenv("AIINFRA_IMAGES", value)
+    with pytest.raises(InputError, match="AIINFRA_IMAGES cannot be used"):
+        settings()
