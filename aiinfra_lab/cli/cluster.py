@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's group."""
     group = typer.Typer(
         name="cluster",
-        help="A real Kubernetes: its control plane as processes, or a cluster that is there.",
+        help="A real Kubernetes: as processes, in containers, or a cluster that is there.",
         no_args_is_help=True,
     )
     for command in (up, down, status, logs, kubeconfig, install):
@@ -44,7 +44,8 @@ def register(app: typer.Typer) -> None:
 def up(
     name: NameOption = _DEFAULT,
     provider: Annotated[
-        str, typer.Option(help="local: made of processes; existing: of a kubeconfig.")
+        str,
+        typer.Option(help="local: made of processes; kind: of containers; existing: a kubeconfig."),
     ] = "local",
     crd: Annotated[
         list[Path] | None,
@@ -59,6 +60,23 @@ def up(
     context: Annotated[
         str | None, typer.Option(help="For existing; by default the current one.")
     ] = None,
+    node_image: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGE", help="For kind; by default one that is pinned by digest."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=20, help="For local and kind: nodes beside the first.")
+    ] = 0,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="For local and kind: nvidia.com/gpu of each node."
+        ),
+    ] = None,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE", help="For kind: local images that its pods are to find."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that one component may take to start.")
     ] = 120.0,
@@ -68,14 +86,22 @@ def up(
 
     Example: export KUBECONFIG=$(aiinfra cluster up --name t)
     """
-    from aiinfra_lab.kube.provider import Wishes, get_provider
+    from aiinfra_lab.kube.provider import Wishes, get_provider, refuse_unmet
 
     chosen = get_provider(provider)
-    if provider == "local":
-        _have_programs()
     wishes = Wishes(
-        port=port, crds=crd or (), kubeconfig=kubeconfig, context=context, timeout=timeout
+        port=port,
+        crds=crd or (),
+        kubeconfig=kubeconfig,
+        context=context,
+        timeout=timeout,
+        node_image=node_image,
+        workers=workers,
+        gpus=gpus,
+        images=load or (),
     )
+    refuse_unmet(wishes, provider)
+    _have_programs(provider)
     print(f"aiinfra: starting cluster {name}", file=sys.stderr)
     access = chosen.up(name, wishes)
     record = chosen.record(name)
@@ -87,17 +113,26 @@ def up(
     print(access.kubeconfig)
 
 
-def _have_programs() -> None:
+def _have_programs(provider: str) -> None:
     from aiinfra_lab.errors import MissingNeed
     from aiinfra_lab.kube.components import COMPONENTS
     from aiinfra_lab.kube.installation import install as obtain
     from aiinfra_lab.kube.programs import find_programs
+    from aiinfra_lab.needs import KUBE_PROGRAMS
 
+    if provider == "kind":
+        from aiinfra_lab.kube.kind.engine import Engine
+
+        Engine.find()  # where there is no Docker, kind is fetched for nothing
+    needed, wanted = {
+        "local": (COMPONENTS, KUBE_PROGRAMS),
+        "kind": (("kind",), ("kind",)),
+    }.get(provider, ((), ()))
     try:
-        find_programs(COMPONENTS)
+        find_programs(needed)
     except MissingNeed:
-        print("aiinfra: getting the control plane's programs, once; minutes", file=sys.stderr)
-        obtain()
+        print(f"aiinfra: getting {', '.join(wanted)}, once; minutes", file=sys.stderr)
+        obtain(wanted)
 
 
 def down(
@@ -126,6 +161,7 @@ def status(
     Example: aiinfra cluster status --name t
     """
     from aiinfra_lab.kube.place import known_clusters
+    from aiinfra_lab.kube.provider import unknown_cluster
 
     if name is None:
         records = [_provider_of(place.name).record(place.name) for place in known_clusters()]
@@ -135,7 +171,10 @@ def status(
         else:
             _print_clusters(documents)
         return 0
-    document = _document(_provider_of(name).record(name))
+    record = _provider_of(name).record(name)
+    if record is None:
+        raise unknown_cluster(name)
+    document = _document(record)
     if as_json:
         print_json(document)
     else:
@@ -148,7 +187,12 @@ def status(
 
 def logs(
     component: Annotated[
-        str, typer.Argument(help="etcd, apiserver, controller-manager, scheduler or supervisor.")
+        str,
+        typer.Argument(
+            help="etcd, apiserver, controller-manager or scheduler; of local also supervisor, "
+            "node-1 (its agent) and node-1-runtime; of kind also kubelet, containerd, a node's "
+            "name, or kind itself."
+        ),
     ],
     name: NameOption = _DEFAULT,
     follow: Annotated[
@@ -241,15 +285,12 @@ def _provider_of(name: str) -> ClusterProvider:
 def _document(record: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from aiinfra_lab.errors import InputError
-    from aiinfra_lab.kube.place import Place, known_clusters
+    from aiinfra_lab.kube.place import Place
 
-    if record is None:
-        names = ", ".join(place.name for place in known_clusters())
-        raise InputError("there is no such cluster", fix=f"There is: {names or 'none'}.")
     document = asdict(record) | {"kubeconfig": str(Place(record.name).kubeconfig)}
     for part in document["parts"]:
-        part["rss_mb"] = _resident_mb(part["pid"]) if record.phase == "ready" else None
+        known = part["pid"] and record.phase == "ready"
+        part["rss_mb"] = _resident_mb(part["pid"]) if known else None
     return document
 
 
@@ -276,8 +317,8 @@ def _print_parts(parts: list[dict[str, Any]]) -> None:
     rows = [
         [
             part["name"],
-            str(part["pid"]),
-            str(part["port"]),
+            str(part["pid"] or ""),  # a container has none here
+            str(part["port"] or ""),
             f"{part['ready_s']:.1f} s",
             "" if part["rss_mb"] is None else f"{part['rss_mb']} MB",
             str(part["restarts"]),

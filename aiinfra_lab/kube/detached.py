@@ -9,12 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from aiinfra_lab.errors import AIInfraLabError, InputError, ProcessError
 from aiinfra_lab.kube.components import COMPONENTS, checked_component
-from aiinfra_lab.kube.place import Place, Record, known_clusters
+from aiinfra_lab.kube.nodes import checked_count
+from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.programs import find_programs
-from aiinfra_lab.kube.provider import Access, Wishes
+from aiinfra_lab.kube.provider import (
+    Access,
+    Wishes,
+    own_record,
+    refuse_unmet,
+    unknown_cluster,
+)
 
 SUPERVISOR = "supervisor"
 _MODULE = "aiinfra_lab.kube.supervise"
@@ -24,6 +32,8 @@ _END_S = 30.0  # a stop takes 3 s; this is for a machine under heavy load
 
 class LocalProvider:
     """The provider ``local``: a supervisor process of its own holds each cluster."""
+
+    meets: ClassVar[frozenset[str]] = frozenset({"port", "workers", "gpus"})
 
     def up(self, name: str, wishes: Wishes) -> Access:
         """Start a cluster, or take up one that was kept; returns when it takes pods.
@@ -37,19 +47,17 @@ class LocalProvider:
         ProcessError
             It did not come up; the sentence says why, and its logs stay.
         """
-        if wishes.kubeconfig is not None or wishes.context is not None:
-            raise InputError("a local cluster is made here: it takes no kubeconfig or context")
+        refuse_unmet(wishes, "local")
         place = Place(name)
-        record = place.read()
+        record = own_record(place, "local")
         if place.is_held and record is not None:
-            if wishes.port or wishes.crds:
+            if wishes != Wishes(timeout=wishes.timeout):
                 raise InputError(
-                    f"cluster {name} is up already, and takes no port or CRDs any more",
+                    f"cluster {name} is up already, and takes no such wish any more",
                     fix=f"First: aiinfra cluster down --name {name}",
                 )
-            return _access(place, self._wait(place, None, wishes.timeout))
-        if record is not None and record.provider != "local":
-            raise InputError(f"the cluster {name} belongs to the provider {record.provider}")
+            return Access.to(place, self._wait(place, None, wishes.timeout))
+        checked_count(1 + wishes.workers)
         find_programs(COMPONENTS)
         if wishes.crds:
             from aiinfra_lab.kube.clients import read_crds
@@ -58,13 +66,15 @@ class LocalProvider:
         order = {
             "name": name,
             "keep": True,  # whether its state goes is for `down` to say
+            "nodes": 1 + wishes.workers,
+            "gpus": wishes.gpus,
             "port": wishes.port,
             "crds": [str(path.absolute()) for path in wishes.crds],
             "timeout": wishes.timeout,
         }
         process = self._spawn(place, order)
         try:
-            return _access(place, self._wait(place, process, wishes.timeout))
+            return Access.to(place, self._wait(place, process, wishes.timeout))
         except BaseException:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -139,9 +149,9 @@ class LocalProvider:
             It does not end.
         """
         place = Place(name)
-        record = place.read()
+        record = own_record(place, "local")
         if record is None and not place.is_held:
-            raise _unknown(name)
+            raise unknown_cluster(name)
         if record is not None and not record.detached and place.is_held:
             raise InputError(
                 f"cluster {name} belongs to process {record.pid}, which ends it by itself"
@@ -180,10 +190,10 @@ class LocalProvider:
     def log(self, name: str, component: str) -> Path:
         """The log of a component, or of the ``supervisor``."""
         place = Place(name)
-        if place.read() is None:
-            raise _unknown(name)
-        if component != SUPERVISOR:
-            component = checked_component(component)
+        record = place.read()
+        if record is None:
+            raise unknown_cluster(name)
+        component = checked_component(component, SUPERVISOR, *(part.name for part in record.parts))
         path = place.logs / f"{component}.log"
         if not path.exists():
             raise InputError(f"{component} of cluster {name} has written no log")
@@ -212,12 +222,3 @@ def _explained(place: Place, record: Record | None, status: int | None) -> AIInf
 
     tail = read_tail(place.logs / f"{SUPERVISOR}.log", 10, 0.0)
     return ProcessError(f"the supervisor of cluster {place.name} ended", tail=tail)
-
-
-def _unknown(name: str) -> InputError:
-    names = ", ".join(place.name for place in known_clusters())
-    return InputError(f"there is no cluster {name!r}", fix=f"There is: {names or 'none'}.")
-
-
-def _access(place: Place, record: Record) -> Access:
-    return Access("local", place.name, place.kubeconfig, record.version, record.url)

@@ -12,13 +12,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from aiinfra_lab.errors import InputError, MissingNeed
 from aiinfra_lab.files import write_bytes
 from aiinfra_lab.kube.clients import api_client, apply_crds, error_message, kubernetes
 from aiinfra_lab.kube.place import Place, Record
-from aiinfra_lab.kube.provider import Access, Wishes
+from aiinfra_lab.kube.provider import (
+    Access,
+    Wishes,
+    own_record,
+    refuse_unmet,
+    unknown_cluster,
+)
 
 OLDEST = (1, 31)  # a Job's podFailurePolicy is stable from here on
 _FILES = {"certificate-authority", "client-certificate", "client-key", "tokenFile"}
@@ -144,6 +150,8 @@ def _cause(error: BaseException) -> str:
 class ExistingProvider:
     """The provider ``existing``: takes a context of a kubeconfig, and only forgets it again."""
 
+    meets: ClassVar[frozenset[str]] = frozenset({"kubeconfig", "context"})
+
     def up(self, name: str, wishes: Wishes) -> Access:
         """Check a context and remember it as ``name``; the course's kubeconfig is its copy.
 
@@ -152,36 +160,32 @@ class ExistingProvider:
         InputError, MissingNeed
             As ``check_access``; or a wish cannot be met.
         """
-        if wishes.port:
-            raise InputError("an existing cluster has its port: --port is for local ones")
+        refuse_unmet(wishes, "existing")
         place = Place(name)
-        record = place.read()
-        if record is not None and record.provider != "existing":
-            raise InputError(f"the cluster {name} belongs to the provider {record.provider}")
+        own_record(place, "existing")
         version = check_access(wishes.kubeconfig, wishes.context)
         place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         url = _copy(wishes.kubeconfig, wishes.context, place.kubeconfig)
         if wishes.crds:
             apply_crds(place.kubeconfig, wishes.crds, wishes.timeout)
-        place.write(
-            Record(
-                name=name,
-                phase="ready",
-                pid=0,
-                start_time=0.0,
-                keep=True,
-                provider="existing",
-                url=url,
-                version=version,
-            )
+        record = Record(
+            name=name,
+            phase="ready",
+            pid=0,
+            start_time=0.0,
+            keep=True,
+            provider="existing",
+            url=url,
+            version=version,
         )
-        return Access("existing", name, place.kubeconfig, version, url)
+        place.write(record)
+        return Access.to(place, record)
 
     def down(self, name: str, *, keep: bool = False) -> None:
         """Forget the context; the cluster itself is not ours to end."""
         place = Place(name)
-        if place.read() is None:
-            raise InputError(f"there is no cluster {name!r}")
+        if own_record(place, "existing") is None:
+            raise unknown_cluster(name)
         if not keep:
             place.remove()
 

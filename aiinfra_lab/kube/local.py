@@ -96,7 +96,7 @@ class LocalCluster(Service):
         self,
         name: str = "local",
         *,
-        nodes: int = 0,
+        nodes: int = 1,
         gpus: int | None = None,
         folder: str | os.PathLike[str] | None = None,
         port: int = 0,

@@ -1,7 +1,7 @@
 """pytest fixtures on a real control plane: one a session, and a namespace for each test.
 
-Load it with ``-p aiinfra_lab.kube.pytest_plugin``, or import its fixtures in a conftest.py. It is
-not registered for everybody: ``cluster`` and ``namespace`` are names that projects have already.
+Load it with ``-p aiinfra_lab.kube.pytest_plugin``, or import all its fixtures in a conftest.py. It
+is not registered for everybody: ``cluster`` and ``namespace`` are names that projects have already.
 
     def test_a_config_map(cluster, namespace):
         cluster.client("CoreV1Api").create_namespaced_config_map(namespace, {...})
@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -46,28 +46,49 @@ class RunningCluster(Protocol):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options, where this module is loaded as a plugin."""
     group = parser.getgroup("kube", "tests on Kubernetes")
-    group.addoption("--kube-provider", default="local", help="local (default), existing, ...")
+    group.addoption("--kube-provider", default="local", help="local (default), kind, existing")
     group.addoption("--kube-context", default=None, help="a context, for --kube-provider existing")
+    group.addoption("--kube-workers", default=0, type=int, help="nodes beside the first")
+    group.addoption("--kube-node-image", default=None, help="an image, for --kube-provider kind")
+
+
+@pytest.fixture(scope="session")
+def cluster_options() -> dict[str, Any]:
+    """What ``LocalCluster`` is told; to be overridden, by ``{"gpus": 2}`` or the like.
+
+    Of these a cluster of kind gets the GPUs.
+    """
+    return {}
 
 
 @pytest.fixture(scope="session")
 def cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    cluster_options: dict[str, Any],
 ) -> Iterator[RunningCluster]:
     """A cluster for all tests of this session (with xdist: of this worker)."""
-    provider = request.config.getoption("--kube-provider", default="local")
+    option = request.config.getoption
+    provider, workers = option("--kube-provider", "local"), option("--kube-workers", 0)
     name = f"test-{os.getpid()}"
     if provider == "local":
         from aiinfra_lab.kube.local import LocalCluster
 
-        with LocalCluster(name, folder=tmp_path_factory.mktemp("kube") / name) as made:
+        folder = tmp_path_factory.mktemp("kube") / name
+        options = {"nodes": 1 + workers, **cluster_options} if workers else cluster_options
+        with LocalCluster(name, folder=folder, **options) as made:
             yield made
         return
     from aiinfra_lab.kube.provider import Wishes, get_provider
 
-    context = request.config.getoption("--kube-context", default=None)
     found = get_provider(provider)
-    access = found.up(name, Wishes(context=context))
+    wishes = Wishes(
+        context=option("--kube-context", None),
+        node_image=option("--kube-node-image", None),
+        workers=workers,
+        gpus=cluster_options.get("gpus") if "gpus" in found.meets else None,
+    )
+    access = found.up(name, wishes)
     try:
         yield access
     finally:

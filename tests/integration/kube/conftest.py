@@ -10,10 +10,10 @@ import pytest
 
 from aiinfra_lab import needs
 from aiinfra_lab.kube.programs import programs_folder
-from aiinfra_lab.kube.pytest_plugin import cluster, namespace
+from aiinfra_lab.kube.pytest_plugin import cluster, cluster_options, namespace
 from aiinfra_lab.settings import settings
 
-__all__ = ["cluster", "namespace"]
+__all__ = ["cluster", "cluster_options", "namespace"]
 
 # The tests have an empty cache; the programs, which cost minutes, come from the user's. This
 # module is read before that folder is changed, but perhaps after a test has asked for settings.

@@ -6,7 +6,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from aiinfra_lab.errors import MissingNeed
 from aiinfra_lab.kube import LocalCluster, check_access
 from aiinfra_lab.kube.clients import kubernetes
 from aiinfra_lab.kube.components import COMPONENTS
+from aiinfra_lab.kube.place import CLAIMS
 from aiinfra_lab.tls import Authority, client_context
 
 pytestmark = pytest.mark.needs("kube", "kubernetes")
@@ -49,8 +50,8 @@ def test_it_is_ready_and_says_what_it_is(cluster):
     record = cluster.record
     assert record.phase == "ready"
     assert record.version.startswith("v1.")
-    assert [part.name for part in record.parts] == list(COMPONENTS)
-    assert len({part.port for part in record.parts}) == len(COMPONENTS)
+    assert [part.name for part in record.parts] == [*COMPONENTS, "node-1-runtime", "node-1"]
+    assert len({part.port for part in record.parts if part.port}) == len(COMPONENTS) + 1
     assert record.start_s > 0
     version = kubernetes().client.VersionApi(cluster.client().api_client).get_code()
     assert version.git_version == record.version
@@ -142,15 +143,22 @@ def test_a_node_may_change_itself_and_no_other(cluster, tmp_path):
     cluster.client().delete_node("n1")
 
 
+@pytest.fixture(scope="module")
+def bare() -> Iterator[LocalCluster]:
+    """A control plane alone."""
+    with LocalCluster("bare", nodes=0) as made:
+        yield made
+
+
 POD = {
     "restartPolicy": "Never",
     "containers": [{"name": "main", "image": "busybox", "command": ["true"]}],
 }
 
 
-def test_a_job_gets_its_pod_which_waits_for_a_node(cluster, namespace):
-    core = cluster.client()
-    cluster.client("BatchV1Api").create_namespaced_job(
+def test_without_a_node_a_pod_waits_with_the_schedulers_reason(bare):
+    core, namespace = bare.client(), "default"
+    bare.client("BatchV1Api").create_namespaced_job(
         namespace, {"metadata": {"name": "j"}, "spec": {"template": {"spec": POD}}}
     )
 
@@ -191,35 +199,30 @@ def test_a_deployment_gets_its_replica_set_and_its_pods(cluster, namespace):
     assert eventually(lambda: not core.list_namespaced_pod(namespace).items)
 
 
-def test_a_volume_claim_is_bound_to_a_folder_of_this_machine(cluster, namespace):
-    core = cluster.client()
-    storage = cluster.client("StorageV1Api")
-    name = f"host-{namespace}"
-    storage.create_storage_class(
-        {"metadata": {"name": name}, "provisioner": "kubernetes.io/host-path"}
-    )
-    try:
+def test_a_volume_claim_is_bound_to_a_folder_that_goes_with_the_cluster():
+    with LocalCluster("claims", nodes=0) as cluster:
+        core = cluster.client()
         core.create_namespaced_persistent_volume_claim(
-            namespace,
+            "default",
             {
                 "metadata": {"name": "data"},
                 "spec": {
                     "accessModes": ["ReadWriteOnce"],
-                    "storageClassName": name,
                     "resources": {"requests": {"storage": "1Mi"}},
                 },
             },
         )
 
         def bound() -> str | None:
-            claim = core.read_namespaced_persistent_volume_claim("data", namespace)
+            claim = core.read_namespaced_persistent_volume_claim("data", "default")
             return claim.spec.volume_name if claim.status.phase == "Bound" else None
 
         volume = core.read_persistent_volume(eventually(bound))
-        assert Path(volume.spec.host_path.path).is_absolute()
-    finally:
-        storage.delete_storage_class(name)
-        core.delete_namespaced_persistent_volume_claim("data", namespace)
+        assert volume.spec.storage_class_name == "standard"  # the default
+        folder = Path(volume.spec.host_path.path)
+        assert folder.parent == CLAIMS
+        assert folder.is_dir()
+    assert not folder.exists()
 
 
 def test_a_namespace_goes_with_everything_in_it(cluster):

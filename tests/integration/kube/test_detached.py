@@ -72,7 +72,7 @@ def test_a_cluster_from_up_to_down(aiinfra):
     assert json.loads(kubectl("version", "-o", "json"))["serverVersion"]["minor"]
 
     status = json.loads(aiinfra("status", "--name", "t", "--json").stdout)
-    assert (status["phase"], len(status["parts"])) == ("ready", 4)
+    assert (status["phase"], len(status["parts"])) == ("ready", 6)
     assert all(part["rss_mb"] > 0 for part in status["parts"])
     assert [item["name"] for item in json.loads(aiinfra("status", "--json").stdout)] == ["t"]
     assert "Serving securely" in aiinfra("logs", "scheduler", "--name", "t").stdout
@@ -81,7 +81,7 @@ def test_a_cluster_from_up_to_down(aiinfra):
     holder = record().pid
     assert aiinfra("up", "--name", "t").stdout.strip() == str(path)  # it is up already
     assert record().pid == holder
-    assert "takes no port" in aiinfra("up", "--name", "t", "--port", "1", expect=2).stderr
+    assert "takes no such wish" in aiinfra("up", "--name", "t", "--port", "1", expect=2).stderr
 
     aiinfra("down", "--name", "t", "--keep")
     assert not living(Place("t").root)

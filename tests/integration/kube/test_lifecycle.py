@@ -56,7 +56,7 @@ def notes(cluster: LocalCluster) -> set[str]:
 
 def test_two_clusters_side_by_side_know_nothing_of_each_other():
     with contextlib.ExitStack() as stack:
-        both = [LocalCluster("one"), LocalCluster("two")]
+        both = [LocalCluster("one", nodes=0), LocalCluster("two", nodes=0)]
         threads = [threading.Thread(target=cluster.start) for cluster in both]
         for cluster in both:
             stack.callback(cluster.stop)
@@ -70,7 +70,7 @@ def test_two_clusters_side_by_side_know_nothing_of_each_other():
         ports = [part.port for cluster in both for part in cluster.record.parts]
         assert len(set(ports)) == 8
         with pytest.raises(InputError, match="cluster one is in use by process"):
-            LocalCluster("one").start()
+            LocalCluster("one", nodes=0).start()
         assert notes(one) == {"mine"}
         one.stop()
         one.stop()  # may be called again
@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_is_one_sentence_and_starts_nothing():
 
 
 def test_a_component_that_does_not_start_shows_its_last_lines():
-    cluster = LocalCluster("t", flags={"scheduler": ["--no-such-flag"]})
+    cluster = LocalCluster("t", nodes=0, flags={"scheduler": ["--no-such-flag"]})
     with pytest.raises(ProcessError, match="no-such-flag"):
         cluster.start()
     assert not living(cluster.place.root)

@@ -1,0 +1,1 @@
+"""The provider ``kind``: a Kubernetes whose nodes are containers, made by the program kind."""
