@@ -149,7 +149,8 @@ class Plan:
         }
 
     def _scheduler(self) -> dict[str, object]:
-        return self._client(SCHEDULER)
+        # By default 50 a second, which 500 Jobs at once would wait for.
+        return self._client(SCHEDULER) | {"kube-api-qps": 1000, "kube-api-burst": 2000}
 
     def _client(self, component: str) -> dict[str, object]:
         return {

@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 
-def options(description: str | None, result: Path, *, quick: str) -> argparse.Namespace:
-    """The command line: ``quick``, ``json`` and ``save``."""
-    parser = argparse.ArgumentParser(
+def parser(description: str | None, result: Path, *, quick: str) -> argparse.ArgumentParser:
+    """The words that every benchmark takes: ``quick``, ``json`` and ``save``."""
+    words = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--save", action="store_true", help=f"also write results/{result.name}")
-    return parser.parse_args()
+    words.add_argument("--quick", action="store_true", help=quick)
+    words.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    words.add_argument("--save", action="store_true", help=f"also write results/{result.name}")
+    return words
+
+
+def options(description: str | None, result: Path, *, quick: str) -> argparse.Namespace:
+    """The command line of a benchmark that takes those words alone."""
+    return parser(description, result, quick=quick).parse_args()
 
 
 def publish(
