@@ -31,6 +31,7 @@ from aiinfra_lab.kube.components import (
 )
 from aiinfra_lab.kube.control_plane import ControlPlane, Interrupted
 from aiinfra_lab.kube.credentials import ADMIN_GROUP, Credentials
+from aiinfra_lab.kube.node.images import ImageTable
 from aiinfra_lab.kube.nodes import LocalNodes, checked_count
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.programs import find_programs
@@ -182,6 +183,7 @@ class LocalCluster(Service):
         """
         with self._lock:
             programs = find_programs(COMPONENTS)
+            ImageTable()  # a mistake in the setting is told before anything runs
             self._take_place(programs)
             try:
                 self._start()

@@ -23,6 +23,7 @@ from aiinfra_lab.kube.credentials import Credentials
 from aiinfra_lab.kube.place import Part, Place
 from aiinfra_lab.processes import Child
 from aiinfra_lab.processes.probes import Probe
+from aiinfra_lab.settings import settings
 
 MOST = 8  # each costs some 90 MB
 RUNTIME = "-runtime"
@@ -116,6 +117,7 @@ class LocalNodes:
             "key": str(key),
             "ca": str(self._place.pki / "ca.crt"),
             "gpus": self._gpus,
+            "images": settings().images,
         }
         path = self._folder(name) / "order.json"
         write_json(path, order)

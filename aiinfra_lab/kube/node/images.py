@@ -18,7 +18,6 @@ from typing import Any
 
 from aiinfra_lab.errors import InputError
 from aiinfra_lab.kube.node.problems import ImageProblem
-from aiinfra_lab.settings import settings
 
 _HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a sandbox's pause program does: nothing, until it is asked to end.
@@ -90,8 +89,11 @@ class ImageTable:
     """
 
     def __init__(self, images: Mapping[str, Any] | None = None) -> None:
-        chosen = settings().images if images is None else images
-        own = {pattern: _read(pattern, entry) for pattern, entry in chosen.items()}
+        if images is None:
+            from aiinfra_lab.settings import settings  # 11 MB, which no agent has to have
+
+            images = settings().images
+        own = {pattern: _read(pattern, entry) for pattern, entry in images.items()}
         ranked = sorted(own.items(), key=lambda entry: len(entry[0]), reverse=True)
         self._table = [*ranked, *((pattern, KINDS[kind]) for pattern, kind in DEFAULTS.items())]
 
