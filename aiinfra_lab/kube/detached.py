@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from aiinfra_lab.errors import AIInfraLabError, InputError, ProcessError
 from aiinfra_lab.kube.components import COMPONENTS, checked_component
-from aiinfra_lab.kube.node.images import ImageTable
+from aiinfra_lab.kube.node.provision.images import ImageTable
 from aiinfra_lab.kube.nodes import checked_count
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.programs import find_programs

@@ -31,7 +31,7 @@ from aiinfra_lab.kube.components import (
 )
 from aiinfra_lab.kube.control_plane import ControlPlane, Interrupted
 from aiinfra_lab.kube.credentials import ADMIN_GROUP, Credentials
-from aiinfra_lab.kube.node.images import ImageTable
+from aiinfra_lab.kube.node.provision.images import ImageTable
 from aiinfra_lab.kube.nodes import LocalNodes, checked_count
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.programs import find_programs

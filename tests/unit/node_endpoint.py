@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from aiinfra_lab.kube.node.server import API_SERVER, NodeServer
+from aiinfra_lab.kube.node.serving.server import API_SERVER, NodeServer
 from aiinfra_lab.tls import Authority, client_context, server_context
 
 HOST = "127.0.0.1"

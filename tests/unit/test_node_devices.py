@@ -8,8 +8,8 @@ from hypothesis import settings as law
 from hypothesis import strategies as st
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node.devices import Devices, count_gpus, device_env, within
 from aiinfra_lab.kube.node.problems import ConfigProblem
+from aiinfra_lab.kube.node.provision.devices import Devices, count_gpus, device_env, within
 
 
 def program(tmp_path: Path, script: str) -> str:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from node_builders import CORE, FakeApi, make_container, make_pod
 
 from aiinfra_lab.kube.node.api import ApiError
-from aiinfra_lab.kube.node.environment import Environment, expand, expand_strictly
 from aiinfra_lab.kube.node.problems import ConfigProblem
-from aiinfra_lab.kube.node.sources import Sources
+from aiinfra_lab.kube.node.provision.environment import Environment, expand, expand_strictly
+from aiinfra_lab.kube.node.provision.sources import Sources
 
 CAPACITY = {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "100Gi"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node.images import KINDS, ImageTable
 from aiinfra_lab.kube.node.problems import ImageProblem
+from aiinfra_lab.kube.node.provision.images import KINDS, ImageTable
 from aiinfra_lab.settings import settings
 
 DIGEST = "@sha256:" + "0" * 64

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node import log_reader
-from aiinfra_lab.kube.node.log_reader import LogOptions, read_log
+from aiinfra_lab.kube.node.serving import log_reader
+from aiinfra_lab.kube.node.serving.log_reader import LogOptions, read_log
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -105,7 +105,7 @@ async def test_a_tail_reaches_into_the_rotated_file(log, lines):
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 16])
 async def test_a_tail_does_not_depend_on_where_blocks_begin(log, monkeypatch, block):
-    monkeypatch.setattr("aiinfra_lab.kube.node.log_reader._BLOCK", block)
+    monkeypatch.setattr("aiinfra_lab.kube.node.serving.log_reader._BLOCK", block)
     texts = [str(n) * (n % 9) for n in range(40)]
     log.write_text("".join(entry(n, text) for n, text in enumerate(texts)))
     for lines in range(42):
@@ -115,7 +115,7 @@ async def test_a_tail_does_not_depend_on_where_blocks_begin(log, monkeypatch, bl
 
 @pytest.mark.parametrize("chunk", [1, 13, 1 << 18])
 async def test_reading_does_not_depend_on_where_chunks_end(log, monkeypatch, chunk):
-    monkeypatch.setattr("aiinfra_lab.kube.node.log_reader._CHUNK", chunk)
+    monkeypatch.setattr("aiinfra_lab.kube.node.serving.log_reader._CHUNK", chunk)
     log.write_text("".join(entry(n, f"line {n}") for n in range(20)))
     assert await read(log) == "".join(f"line {n}\n" for n in range(20))
 
@@ -317,7 +317,7 @@ async def test_a_follower_that_is_left_closes_its_files(log):
 
 
 async def test_the_event_loop_has_its_turn_while_a_large_log_is_filtered(log, monkeypatch):
-    monkeypatch.setattr("aiinfra_lab.kube.node.log_reader._CHUNK", 1000)
+    monkeypatch.setattr("aiinfra_lab.kube.node.serving.log_reader._CHUNK", 1000)
     log.write_text(entry(1, "x" * 80) * 1000)
     turns, done = 0, False
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from node_builders import make_pod
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node.network import Addresses, HostsFile, Name, Neighbours, hostname
+from aiinfra_lab.kube.node.provision.network import Addresses, HostsFile, Name, Neighbours, hostname
 
 
 def named(hostname="job-0", uid="u0", *, ip="127.64.0.1", subdomain="job", born="2026-01-01"):
@@ -54,7 +54,7 @@ def test_an_address_is_kept_taken_up_again_and_not_given_again_at_once():
 
 
 def test_the_last_address_is_followed_by_the_first_and_then_there_is_none(monkeypatch):
-    monkeypatch.setattr("aiinfra_lab.kube.node.network._PER_NODE", 300)
+    monkeypatch.setattr("aiinfra_lab.kube.node.provision.network._PER_NODE", 300)
     addresses = Addresses(0, own=True)
     given_ = [addresses.take(str(uid)) for uid in range(300)]
     assert given_[0] == "127.64.0.1"

@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from node_endpoint import Endpoint
 
-from aiinfra_lab.kube.node import spdy
-from aiinfra_lab.kube.node.port_forward import CHANNELS, TUNNEL
-from aiinfra_lab.kube.node.spdy import DATA, PING, RST_STREAM, SYN_REPLY, Framing, SpdyError
+from aiinfra_lab.kube.node.serving import spdy
+from aiinfra_lab.kube.node.serving.port_forward import CHANNELS, TUNNEL
+from aiinfra_lab.kube.node.serving.spdy import DATA, PING, RST_STREAM, SYN_REPLY, Framing, SpdyError
 
 POD_IP = "127.0.0.1"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from node_builders import CORE, FakeApi, make_container, make_pod
 
-from aiinfra_lab.kube.node import network as network_module
-from aiinfra_lab.kube.node import preparation as preparation_module
-from aiinfra_lab.kube.node.devices import GPU, Devices
-from aiinfra_lab.kube.node.images import ImageTable
-from aiinfra_lab.kube.node.preparation import NodeFacts, Preparation
 from aiinfra_lab.kube.node.problems import ConfigProblem, ImageProblem, VolumeProblem
+from aiinfra_lab.kube.node.provision import network as network_module
+from aiinfra_lab.kube.node.provision import preparation as preparation_module
+from aiinfra_lab.kube.node.provision.devices import GPU, Devices
+from aiinfra_lab.kube.node.provision.images import ImageTable
+from aiinfra_lab.kube.node.provision.preparation import NodeFacts, Preparation
 from aiinfra_lab.kube.ports import job_port
 from aiinfra_lab.kube.runtime.spec import ContainerSpec
 

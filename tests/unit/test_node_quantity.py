@@ -8,7 +8,7 @@ from hypothesis import settings as law
 from hypothesis import strategies as st
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node.quantity import milli, parse_quantity, whole
+from aiinfra_lab.kube.node.provision.quantity import milli, parse_quantity, whole
 
 NUMBERS = st.one_of(
     st.integers(-(10**12), 10**12).map(str),

@@ -8,7 +8,7 @@ import pytest
 from node_endpoint import HOST, Endpoint, Pods
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node.server import API_SERVER, NodeServer, waiting_sentence
+from aiinfra_lab.kube.node.serving.server import API_SERVER, NodeServer, waiting_sentence
 from aiinfra_lab.tls import Authority, server_context
 
 ENTRY = "2026-05-01T11:00:0{n}.000000000Z {stream} F {n}\n"
@@ -125,7 +125,7 @@ async def test_the_headers_of_a_silent_log_come_at_once(api_server, pods, tmp_pa
 
 
 async def test_a_reader_that_leaves_ends_its_reading(api_server, pods, tmp_path, monkeypatch):
-    from aiinfra_lab.kube.node import server
+    from aiinfra_lab.kube.node.serving import server
 
     ended = asyncio.Event()
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from node_builders import CORE, FakeApi, make_container, make_pod
 
 from aiinfra_lab.clock import ManualClock
-from aiinfra_lab.kube.node import volumes as volumes_module
-from aiinfra_lab.kube.node.mounting import mounts, working_folder
-from aiinfra_lab.kube.node.payload import Owner, Payload
 from aiinfra_lab.kube.node.problems import ConfigProblem, VolumeProblem
-from aiinfra_lab.kube.node.projection import File, write_projection
-from aiinfra_lab.kube.node.sources import Sources
-from aiinfra_lab.kube.node.tokens import Tokens
-from aiinfra_lab.kube.node.volumes import Volume, Volumes
+from aiinfra_lab.kube.node.provision import volumes as volumes_module
+from aiinfra_lab.kube.node.provision.mounting import mounts, working_folder
+from aiinfra_lab.kube.node.provision.payload import Owner, Payload
+from aiinfra_lab.kube.node.provision.projection import File, write_projection
+from aiinfra_lab.kube.node.provision.sources import Sources
+from aiinfra_lab.kube.node.provision.tokens import Tokens
+from aiinfra_lab.kube.node.provision.volumes import Volume, Volumes
 from aiinfra_lab.kube.runtime.spec import Mount
 
 CAPACITY = {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "100Gi"}
@@ -456,7 +456,7 @@ def test_a_tree_is_removed_with_what_took_its_rights_away_and_without_what_it_li
     code = """
 import os, sys
 from pathlib import Path
-from aiinfra_lab.kube.node.volumes import remove_tree
+from aiinfra_lab.kube.node.provision.volumes import remove_tree
 tree = Path(sys.argv[1])
 if os.geteuid() == 0:  # to root no right is denied
     os.setgroups([])

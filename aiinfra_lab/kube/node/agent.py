@@ -18,17 +18,17 @@ from urllib.parse import urlsplit
 from aiinfra_lab.errors import AIInfraLabError
 from aiinfra_lab.files import write_bytes
 from aiinfra_lab.kube.node.api import Api, ApiAway
-from aiinfra_lab.kube.node.devices import Devices
 from aiinfra_lab.kube.node.events import Recorder
 from aiinfra_lab.kube.node.hooks import run_hook
-from aiinfra_lab.kube.node.images import ImageTable
 from aiinfra_lab.kube.node.link import RuntimeLink
 from aiinfra_lab.kube.node.order import Order
 from aiinfra_lab.kube.node.pods import Pods
-from aiinfra_lab.kube.node.preparation import NodeFacts, Preparation
 from aiinfra_lab.kube.node.probes import Prober
+from aiinfra_lab.kube.node.provision.devices import Devices
+from aiinfra_lab.kube.node.provision.images import ImageTable
+from aiinfra_lab.kube.node.provision.preparation import NodeFacts, Preparation
 from aiinfra_lab.kube.node.registration import Capacity, Registration
-from aiinfra_lab.kube.node.server import DECLARED_FEATURES, NodeServer, waiting_sentence
+from aiinfra_lab.kube.node.serving.server import DECLARED_FEATURES, NodeServer, waiting_sentence
 from aiinfra_lab.kube.node.tools import Tools, Waits
 from aiinfra_lab.kube.node.worker import PodWorker
 from aiinfra_lab.kube.ports import HOST

@@ -24,7 +24,7 @@ from aiinfra_lab.kube.node.actions import (
     run_command,
     tcp_connect,
 )
-from aiinfra_lab.kube.node.environment import expand
+from aiinfra_lab.kube.node.provision.environment import expand
 
 Kind = Literal["startup", "liveness", "readiness"]
 KINDS: Final[tuple[Kind, ...]] = ("startup", "liveness", "readiness")

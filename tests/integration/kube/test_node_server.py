@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aiinfra_lab.kube.node.server import DECLARED_FEATURES, NodeServer, waiting_sentence
+from aiinfra_lab.kube.node.serving.server import DECLARED_FEATURES, NodeServer, waiting_sentence
 from aiinfra_lab.kube.programs import find_programs
 from aiinfra_lab.tls import server_context
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from aiinfra_lab.kube.node.fields import field_text, resource_text
 from aiinfra_lab.kube.node.problems import VolumeProblem
-from aiinfra_lab.kube.node.projection import File
-from aiinfra_lab.kube.node.sources import Source, Sources
-from aiinfra_lab.kube.node.tokens import Tokens
+from aiinfra_lab.kube.node.provision.fields import field_text, resource_text
+from aiinfra_lab.kube.node.provision.projection import File
+from aiinfra_lab.kube.node.provision.sources import Source, Sources
+from aiinfra_lab.kube.node.provision.tokens import Tokens
 
 Object = dict[str, Any]
 Files = dict[str, File]

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from aiinfra_lab.kube.node.devices import Devices
-from aiinfra_lab.kube.node.network import Addresses, HostsFile, Name, Neighbours, hostname
-from aiinfra_lab.kube.node.projection import replace_file
-from aiinfra_lab.kube.node.volumes import remove_tree
+from aiinfra_lab.kube.node.provision.devices import Devices
+from aiinfra_lab.kube.node.provision.network import Addresses, HostsFile, Name, Neighbours, hostname
+from aiinfra_lab.kube.node.provision.projection import replace_file
+from aiinfra_lab.kube.node.provision.volumes import remove_tree
 
 Object = dict[str, Any]
 _FILE = "pod.json"

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aiinfra_lab.kube.node.environment import expand_strictly
 from aiinfra_lab.kube.node.problems import ConfigProblem
-from aiinfra_lab.kube.node.volumes import Volume
+from aiinfra_lab.kube.node.provision.environment import expand_strictly
+from aiinfra_lab.kube.node.provision.volumes import Volume
 from aiinfra_lab.kube.runtime.spec import Mount
 
 Object = dict[str, Any]

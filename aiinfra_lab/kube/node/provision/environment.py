@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiinfra_lab.kube.node.fields import field_text, resource_text
 from aiinfra_lab.kube.node.problems import ConfigProblem
-from aiinfra_lab.kube.node.sources import Source, Sources
+from aiinfra_lab.kube.node.provision.fields import field_text, resource_text
+from aiinfra_lab.kube.node.provision.sources import Source, Sources
 
 Object = dict[str, Any]
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")

@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiinfra_lab.kube.node.devices import GPU, Devices, device_env, within
-from aiinfra_lab.kube.node.environment import Environment, expand
-from aiinfra_lab.kube.node.images import ImageTable
-from aiinfra_lab.kube.node.mounting import folder_variables, mounts, working_folder
-from aiinfra_lab.kube.node.network import Addresses, Neighbours
-from aiinfra_lab.kube.node.payload import Payload
-from aiinfra_lab.kube.node.quantity import parse_quantity, whole
-from aiinfra_lab.kube.node.records import Records
+from aiinfra_lab.kube.node.provision.devices import GPU, Devices, device_env, within
+from aiinfra_lab.kube.node.provision.environment import Environment, expand
+from aiinfra_lab.kube.node.provision.images import ImageTable
+from aiinfra_lab.kube.node.provision.mounting import folder_variables, mounts, working_folder
+from aiinfra_lab.kube.node.provision.network import Addresses, Neighbours
+from aiinfra_lab.kube.node.provision.payload import Payload
+from aiinfra_lab.kube.node.provision.quantity import parse_quantity, whole
+from aiinfra_lab.kube.node.provision.records import Records
+from aiinfra_lab.kube.node.provision.security import check, owner_of, user_of
+from aiinfra_lab.kube.node.provision.sources import ApiCalls, Sources
+from aiinfra_lab.kube.node.provision.tokens import Tokens
+from aiinfra_lab.kube.node.provision.volumes import Volume, Volumes
 from aiinfra_lab.kube.node.registration import Capacity
-from aiinfra_lab.kube.node.security import check, owner_of, user_of
-from aiinfra_lab.kube.node.sources import ApiCalls, Sources
-from aiinfra_lab.kube.node.tokens import Tokens
-from aiinfra_lab.kube.node.volumes import Volume, Volumes
 from aiinfra_lab.kube.ports import job_port
 from aiinfra_lab.kube.runtime.spec import ContainerSpec, Mount
 

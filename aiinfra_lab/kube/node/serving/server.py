@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from aiinfra_lab.errors import AIInfraLabError, InputError
-from aiinfra_lab.kube.node.exec import Attacher, serve_exec
-from aiinfra_lab.kube.node.log_reader import LogOptions, read_log, truth
-from aiinfra_lab.kube.node.port_forward import serve_port_forward
+from aiinfra_lab.kube.node.serving.exec import Attacher, serve_exec
+from aiinfra_lab.kube.node.serving.log_reader import LogOptions, read_log, truth
+from aiinfra_lab.kube.node.serving.port_forward import serve_port_forward
 
 API_SERVER = "kube-apiserver-kubelet-client"  # the common name of the API server's certificate
 DECLARED_FEATURES = ("ExtendWebSocketsToKubelet",)  # for ``status.declaredFeatures`` of the Node

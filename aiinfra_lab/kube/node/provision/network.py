@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aiinfra_lab.errors import InputError
-from aiinfra_lab.kube.node.projection import replace_file
+from aiinfra_lab.kube.node.provision.projection import replace_file
 from aiinfra_lab.kube.ports import HOST
 
 Object = dict[str, Any]

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from aiinfra_lab.kube.node.api import ApiAway, ApiError
-from aiinfra_lab.kube.node.payload import KINDS, Owner, Payload
 from aiinfra_lab.kube.node.problems import VolumeProblem
-from aiinfra_lab.kube.node.projection import write_projection
-from aiinfra_lab.kube.node.sources import ApiCalls
+from aiinfra_lab.kube.node.provision.payload import KINDS, Owner, Payload
+from aiinfra_lab.kube.node.provision.projection import write_projection
+from aiinfra_lab.kube.node.provision.sources import ApiCalls
 
 Object = dict[str, Any]
 #: Where the controller-manager's provisioner makes the data of claims.

@@ -18,8 +18,8 @@ from aiohttp import WSMsgType, web
 
 from aiinfra_lab.errors import InputError
 from aiinfra_lab.kube.node.actions import why
-from aiinfra_lab.kube.node.exec import NO_WEBSOCKETS
-from aiinfra_lab.kube.node.spdy import (
+from aiinfra_lab.kube.node.serving.exec import NO_WEBSOCKETS
+from aiinfra_lab.kube.node.serving.spdy import (
     DATA,
     GOAWAY,
     PING,

@@ -21,8 +21,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from aiinfra_lab.kube.node.payload import Owner
 from aiinfra_lab.kube.node.problems import ConfigProblem
+from aiinfra_lab.kube.node.provision.payload import Owner
 
 Object = dict[str, Any]
 # Runtime classes that are but ways to an ordinary container.

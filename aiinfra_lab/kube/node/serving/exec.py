@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 from aiohttp import WSMsgType, web
 
 from aiinfra_lab.errors import AIInfraLabError, InputError
-from aiinfra_lab.kube.node.log_reader import truth
+from aiinfra_lab.kube.node.serving.log_reader import truth
 
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")

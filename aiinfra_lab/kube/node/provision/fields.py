@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from aiinfra_lab.kube.node.problems import PodProblem
-from aiinfra_lab.kube.node.quantity import ceiling, milli, parse_quantity, whole
+from aiinfra_lab.kube.node.provision.quantity import ceiling, milli, parse_quantity, whole
 from aiinfra_lab.kube.ports import HOST
 
 Object = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 from aiinfra_lab.clock import Clock, SystemClock
 from aiinfra_lab.kube.node.api import ApiAway, ApiError
 from aiinfra_lab.kube.node.problems import VolumeProblem
-from aiinfra_lab.kube.node.sources import ApiCalls
+from aiinfra_lab.kube.node.provision.sources import ApiCalls
 
 Object = dict[str, Any]
 # The kubelet's: 80 % of its life, at most a day, less up to ten seconds, so that the tokens of

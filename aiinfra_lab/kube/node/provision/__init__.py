@@ -1,0 +1,1 @@
+"""What a pod is given before it runs: its environment, files, address and devices."""
