@@ -69,9 +69,7 @@ def up(
     ] = 0,
     gpus: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="For local and kind: nvidia.com/gpu of each node."
-        ),
+        typer.Option(min=0, help="For local and kind: nvidia.com/gpu of each node."),
     ] = None,
     load: Annotated[
         list[str] | None,
