@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from aiinfra_lab.files import write_json
 from aiinfra_lab.kube.control_plane import ControlPlane
 from aiinfra_lab.kube.credentials import Credentials
 from aiinfra_lab.kube.place import Part, Place
+from aiinfra_lab.kube.runtime.place import socket_of
 from aiinfra_lab.processes import Child
 from aiinfra_lab.processes.probes import Probe
 from aiinfra_lab.settings import settings
@@ -78,11 +79,15 @@ class LocalNodes:
     def await_ready(self, process: str) -> Part:
         """Wait until a process that was launched does its work; give what is known about it."""
         child = self._plane.children[process]
-        port = 0
-        if not process.endswith(RUNTIME):  # the agent's readiness is the runtime's too
+        if not process.endswith(RUNTIME):
             probe = NodeReady(process, self._folder(process) / "port", self._plane.request)
             port = self._plane.wait_for(process, probe, f"{process} to be ready for pods")
-        return self._plane.part(process, child, port)
+            return self._plane.part(process, child, port)
+        socket = socket_of(self._folder(process.removesuffix(RUNTIME)) / "runtime")
+        since = self._plane.wait_for(process, Listens(socket), f"{process} to listen")
+        # Not when it was seen: others were waited for first.
+        seconds = round(max(since - child.started_at, 0.0), 3)
+        return replace(self._plane.part(process, child, 0), ready_s=seconds)
 
     def clear(self) -> None:
         """Remove what the pods of an earlier run have left, all but the volumes that last."""
@@ -122,6 +127,21 @@ class LocalNodes:
         path = self._folder(name) / "order.json"
         write_json(path, order)
         return path
+
+
+@dataclass(frozen=True)
+class Listens(Probe[float]):
+    """The child has made its socket; gives when, in seconds since the epoch."""
+
+    socket: Path
+
+    def watch(self, child: Child) -> Callable[[], float | None]:
+        def look() -> float | None:
+            made = self.socket.stat().st_mtime  # absent: not yet
+            # The clock of files may lag behind by a tick.
+            return made if made >= child.started_at - 0.05 else None
+
+        return look
 
 
 @dataclass(frozen=True)
