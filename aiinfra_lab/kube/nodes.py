@@ -29,7 +29,7 @@ from aiinfra_lab.settings import settings
 MOST = 8  # each costs some 90 MB
 RUNTIME = "-runtime"
 # Seconds between TERM and KILL: a runtime ends the containers that it has first.
-AGENT_GRACE_S, RUNTIME_GRACE_S = 1.0, 2.5
+AGENT_GRACE_S, RUNTIME_GRACE_S = 1.0, 3.0
 _NODES = "/api/v1/nodes"
 
 

@@ -1,22 +1,27 @@
-"""A cgroup for one sandbox, where this process may make one: the kernel's own count of memory.
+"""A cgroup for one sandbox or container, where this process may make one.
 
-It sees what no watcher of processes sees (files in memory, buffers of sockets), and it acts at
-once. Version 1 and 2; None where neither lets us.
+It is the kernel's own count: of memory it sees what no watcher of processes sees (files in memory,
+buffers of sockets), and it acts at once. Version 1 and 2; None where neither lets us.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aiinfra_lab.sandbox.limits import Limits
 
 # By version: the controllers' files for the limits, and where an out-of-memory kill is counted.
 _FILES: dict[int, dict[str, tuple[str, ...]]] = {
-    1: {"memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), "pids": ("pids.max",)},
-    2: {"memory": ("memory.max",), "pids": ("pids.max",)},
+    1: {
+        "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+        "pids": ("pids.max",),
+        "cpu": ("cpu.cfs_quota_us",),
+    },
+    2: {"memory": ("memory.max",), "pids": ("pids.max",), "cpu": ("cpu.max",)},
 }
 _EVENTS = {1: "memory.oom_control", 2: "memory.events"}
 
@@ -29,16 +34,31 @@ class Cgroup:
 
     @classmethod
     def make(cls, limits: Limits) -> Cgroup | None:
-        """A new group below this process's own, or beside it; None where that is not allowed."""
+        """A group with the limits of a sandbox; None where that is not allowed."""
+        return cls.with_limits({"memory": limits.memory, "pids": limits.processes})
+
+    @classmethod
+    def with_limits(cls, limits: Mapping[str, int]) -> Cgroup | None:
+        """A new group below this process's own, or beside it; None where that is not allowed.
+
+        Parameters
+        ----------
+        limits : mapping
+            By controller: ``memory`` in bytes, ``pids`` in processes and threads, ``cpu`` in
+            microseconds of processor time in each tenth of a second. Where some of them cannot be
+            had in version 1, the first alone has to do.
+        """
         for version in (1, 2):
             folders = []
-            for controller in ("memory", "pids"):
+            for controller in limits:
                 folder = _new_folder(version, controller, limits)
                 if folder is not None:
                     folders.append(folder)
                 if version == 2:  # one folder has all controllers
                     break
-            if folders and (folders[0] / _EVENTS[version]).exists():
+            # A plain folder takes the limits and counts nothing.
+            proof = _EVENTS[version] if "memory" in limits else "cgroup.procs"
+            if folders and (folders[0] / proof).exists():
                 return cls(version, folders)
             cls(version, folders).remove()
         return None
@@ -51,6 +71,23 @@ class Cgroup:
         except OSError:
             return False
         return True
+
+    def pids(self) -> list[int]:
+        """The living processes in the group."""
+        with contextlib.suppress(OSError, IndexError):
+            return [int(pid) for pid in (self.folders[0] / "cgroup.procs").read_text().split()]
+        return []
+
+    def kill(self) -> None:
+        """KILL every process of the group: in version 2 at once, else those that are seen now."""
+        with contextlib.suppress(OSError, IndexError):
+            file = self.folders[0] / "cgroup.kill"
+            if file.exists():  # Linux 5.14; a write to a folder without it must make no file
+                file.write_text("1")
+                return
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def out_of_memory(self) -> bool:
@@ -83,7 +120,7 @@ def _sweep(parent: Path) -> None:
                 folder.rmdir()
 
 
-def _new_folder(version: int, controller: str, limits: Limits) -> Path | None:
+def _new_folder(version: int, controller: str, limits: Mapping[str, int]) -> Path | None:
     name = f"aiinfra-{os.getpid()}-{os.urandom(6).hex()}"
     for parent in _parents(version, controller):
         folder = parent / name
@@ -102,16 +139,14 @@ def _new_folder(version: int, controller: str, limits: Limits) -> Path | None:
     return None
 
 
-def _write_limits(folder: Path, version: int, controller: str, limits: Limits) -> None:
-    values = {"memory": limits.memory, "pids": limits.processes}
-    wanted = _FILES[version] if version == 2 else {controller: _FILES[1][controller]}
-    for kind, names in wanted.items():
-        first, *others = names
-        (folder / first).write_text(str(values[kind]))
+def _write_limits(folder: Path, version: int, controller: str, limits: Mapping[str, int]) -> None:
+    for kind in limits if version == 2 else (controller,):
+        first, *others = _FILES[version][kind]
+        (folder / first).write_text(str(limits[kind]))
         for other in others:  # swap is counted on some systems only
             with contextlib.suppress(OSError):
-                (folder / other).write_text(str(values[kind]))
-    if version == 2:
+                (folder / other).write_text(str(limits[kind]))
+    if version == 2 and "memory" in limits:
         with contextlib.suppress(OSError):
             (folder / "memory.swap.max").write_text("0")
 
