@@ -101,6 +101,31 @@ def _training_table(course: Course) -> dict[Path, str]:
     return _readme(course, "training", lines)
 
 
+def _kube_table(course: Course) -> dict[Path, str]:
+    """The README with what a local cluster costs, from its committed JSON."""
+    found = _measured(course, "kube")
+    if found is None:
+        return {}
+    own, done = found["cluster"], found["local"]
+    rows = {
+        "start, s": _interval(own["start_s"]),
+        "stop, s": _interval(own["stop_s"]),
+        "memory, MB": _interval(own["pss_mb"], 0),
+        "a pod's way, ms: median": _interval(done["pod_latency"]["p50"], 0),
+        "a pod's way, ms: 95th percentile": _interval(done["pod_latency"]["p95"], 0),
+        f"{done['jobs']['jobs']} Jobs at once, s": f"{done['jobs']['complete_s']:.0f}",
+        "writes a second to the API": str(done["writes"]["writes_a_second"]),
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return _readme(course, "kube", lines)
+
+
+def _interval(found: Any, digits: int = 1) -> str:
+    """A quantile with its interval."""
+    value, (low, high) = found["value"], found["interval"]
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def _measured(course: Course, name: str) -> Any | None:
     """What a benchmark saved; None in a release, which has no benchmarks."""
     path = course.root / "tests" / "benchmarks" / "results" / f"{name}.json"
@@ -131,4 +156,5 @@ TABLES: dict[str, Callable[[Course], dict[Path, str]]] = {
     "breaker table": _breaker_table,
     "grading table": _grading_table,
     "training table": _training_table,
+    "kube table": _kube_table,
 }
