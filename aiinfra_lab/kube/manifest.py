@@ -1,23 +1,18 @@
 """The tools manifest ``cluster/control-plane``: a Go module that names the programs and pins them.
 
 ``go.mod`` has the versions and ``go.sum`` the digests of every source file that goes in; no
-source enters the repository. It is found in the course's folder (``AIINFRA_COURSE``, else the
-checkout of this package), else where a wheel leaves it: ``share/aiinfra/control-plane`` below
-the environment's own folder.
+source enters the repository.
 """
 
 from __future__ import annotations
 
 import re
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiinfra_lab.errors import MissingNeed
-from aiinfra_lab.settings import settings
+from aiinfra_lab.kube.shared import find_shared
 
-PLACE = Path("cluster/control-plane")
-SHARE = Path("share/aiinfra/control-plane")
+PLACE = "control-plane"
 _RENAMED = {"go.etcd.io/etcd/server/v3": "etcd"}
 
 
@@ -46,17 +41,7 @@ class Manifest:
         MissingNeed
             There is none: the package was installed without it.
         """
-        roots = [settings().course, Path(__file__).resolve().parents[2]]
-        folders = [root / PLACE for root in roots if root]
-        folders.append(Path(sysconfig.get_path("data")) / SHARE)
-        for folder in folders:
-            if (folder / "go.mod").is_file():
-                return cls.read(folder)
-        raise MissingNeed(
-            "the tools manifest is not here, so the programs cannot be built",
-            needed=f"{PLACE}/go.mod",
-            fix="Set AIINFRA_COURSE to a checkout of the course.",
-        )
+        return cls.read(find_shared(f"{PLACE}/go.mod", "the tools manifest").parent)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

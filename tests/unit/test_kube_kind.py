@@ -11,7 +11,7 @@ import yaml
 
 from aiinfra_lab.errors import InputError
 from aiinfra_lab.kube.kind import config, image
-from aiinfra_lab.kube.kind.config import MOST_WORKERS, NodePlan, find_template
+from aiinfra_lab.kube.kind.config import MOST_WORKERS, TEMPLATE, NodePlan
 from aiinfra_lab.kube.kind.engine import Engine, _node
 from aiinfra_lab.kube.kind.image import NODE_IMAGE, NODE_IMAGE_KIND, choose_image
 from aiinfra_lab.kube.kind.ready import skew
@@ -19,9 +19,11 @@ from aiinfra_lab.kube.kind.work import reason, step
 from aiinfra_lab.kube.pins import read_pins
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.provider import PROVIDERS, Wishes, get_provider, refuse_unmet
+from aiinfra_lab.kube.shared import find_shared
 from aiinfra_lab.settings import settings
 
 DATA = Path("/home/ana/claims")
+KIND = find_shared(TEMPLATE, "the template")
 
 
 def plan(**changes: object) -> NodePlan:
@@ -33,7 +35,7 @@ def plan(**changes: object) -> NodePlan:
 
 
 def test_the_template_is_a_configuration_of_kind_with_one_node():
-    document = yaml.safe_load(find_template().read_text())
+    document = yaml.safe_load(KIND.read_text())
     assert (document["kind"], document["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
     assert [node["role"] for node in document["nodes"]] == ["control-plane"]
     patches = {p["kind"]: p for p in map(yaml.safe_load, document["kubeadmConfigPatches"])}
@@ -46,7 +48,7 @@ def test_the_template_is_a_configuration_of_kind_with_one_node():
 
 def test_every_node_gets_the_image_and_the_mounts():
     mounts = (Path("/opt/env"), Path("/opt/base python"))
-    made = plan(workers=2, mounts=mounts, image="i:2").document(find_template())
+    made = plan(workers=2, mounts=mounts, image="i:2").document(KIND)
     assert made["name"] == "t"
     assert [node["role"] for node in made["nodes"]] == ["control-plane", "worker", "worker"]
     for node in made["nodes"]:
@@ -60,7 +62,7 @@ def test_every_node_gets_the_image_and_the_mounts():
 
 def test_names_that_mean_something_in_yaml_stay_names():
     odd = Path('/home/{a}/"x"\n  - &role #')
-    made = plan(data=odd).document(find_template())
+    made = plan(data=odd).document(KIND)
     again = yaml.safe_load(yaml.safe_dump(made))
     assert again == made
     assert again["nodes"][0]["extraMounts"][0]["hostPath"] == str(odd)
@@ -68,8 +70,8 @@ def test_names_that_mean_something_in_yaml_stay_names():
 
 
 def test_a_port_is_asked_for_only_where_it_is_wished():
-    assert "networking" not in plan().document(find_template())
-    assert plan(port=6443).document(find_template())["networking"] == {"apiServerPort": 6443}
+    assert "networking" not in plan().document(KIND)
+    assert plan(port=6443).document(KIND)["networking"] == {"apiServerPort": 6443}
 
 
 @pytest.mark.parametrize(

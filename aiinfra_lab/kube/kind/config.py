@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import copy
 import sys
-import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiinfra_lab.errors import InputError, MissingNeed
-from aiinfra_lab.settings import settings
+from aiinfra_lab.errors import InputError
 
-TEMPLATE = Path("cluster/kind.yaml")
-SHARE = Path("share/aiinfra/kind.yaml")
+TEMPLATE = "kind.yaml"
 MOST_WORKERS = 20
 #: A node has its own of these; over them a mount would hide what the node runs from.
 _NODES_OWN = frozenset(map(Path, ("/", "/bin", "/lib", "/usr", "/usr/local", "/opt", "/var")))
@@ -80,27 +77,6 @@ class NodePlan:
         if self.port:
             made.setdefault("networking", {})["apiServerPort"] = self.port
         return made
-
-
-def find_template() -> Path:
-    """The template of this installation, found as the tools manifest is.
-
-    Raises
-    ------
-    MissingNeed
-        There is none: the package was installed without it.
-    """
-    roots = [settings().course, Path(__file__).resolve().parents[3]]
-    files = [root / TEMPLATE for root in roots if root]
-    files.append(Path(sysconfig.get_path("data")) / SHARE)
-    for file in files:
-        if file.is_file():
-            return file
-    raise MissingNeed(
-        "the template of a kind cluster is not here",
-        needed=str(TEMPLATE),
-        fix="Set AIINFRA_COURSE to a checkout of the course.",
-    )
 
 
 def environment_folders() -> tuple[list[Path], list[Path]]:

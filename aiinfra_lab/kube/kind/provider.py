@@ -14,7 +14,7 @@ from typing import ClassVar
 from aiinfra_lab.errors import AIInfraLabError, InputError, MissingNeed, ProcessError
 from aiinfra_lab.kube.clients import apply_crds, read_crds
 from aiinfra_lab.kube.existing import check_access
-from aiinfra_lab.kube.kind.config import NodePlan, environment_folders, find_template
+from aiinfra_lab.kube.kind.config import TEMPLATE, NodePlan, environment_folders
 from aiinfra_lab.kube.kind.creation import LEAST_WAIT_S, Creation, check_images, listed, say
 from aiinfra_lab.kube.kind.engine import Engine, run, sentence
 from aiinfra_lab.kube.kind.image import checked_image, choose_image
@@ -30,6 +30,7 @@ from aiinfra_lab.kube.provider import (
     refuse_unmet,
     unknown_cluster,
 )
+from aiinfra_lab.kube.shared import find_shared
 
 _END_S = 120.0  # for another process to give a creation up; it takes seconds
 _VERSION_S = 10.0
@@ -56,7 +57,8 @@ class KindProvider:
         place = Place(name)
         own_record(place, "kind")
         engine, kind = Engine.find(), find_kind()
-        plan, template = _plan(place, engine, wishes), find_template()
+        plan = _plan(place, engine, wishes)
+        template = find_shared(TEMPLATE, "the template of a kind cluster")
         plan.document(template)
         if wishes.gpus is not None and wishes.gpus < 0:
             raise InputError(f"a node cannot have {wishes.gpus} GPUs")
