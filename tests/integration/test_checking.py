@@ -130,7 +130,7 @@ def test_a_hidden_difference_costs_the_points_and_shows_nothing(reports) -> None
         ("syntax", "SyntaxError"),
         ("raises", "ZeroDivisionError"),
         ("exits", "kernel died"),
-        ("hangs", "Timeout of 60 seconds"),
+        ("hangs", "Timeout of 20 seconds"),
         ("object", "a record holds numbers"),
         ("imports-master", "is the answer of this lab"),
     ],

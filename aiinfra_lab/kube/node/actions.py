@@ -61,7 +61,7 @@ def resolve_port(port: int | str, container: Object) -> int:
         The container has no port of this name.
     """
     text = str(port)
-    if text.isascii() and text.isdigit():
+    if text.isdigit() and text.isascii():
         number = int(text)
     else:
         ports = container.get("ports") or ()

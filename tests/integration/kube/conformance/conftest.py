@@ -33,11 +33,10 @@ def verdicts(
     request: pytest.FixtureRequest, cluster: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[float]]]:
     """Of each selected case that can run here, by its name: how long it took, or why it failed."""
-    selected: list[Case] = [
-        item.callspec.params["case"]  # type: ignore[misc]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and "verdicts" in item.fixturenames
-    ]
+    # Tests of other folders are among the items, and may have fixtures of the same names.
+    parameters = [getattr(item, "callspec", None) for item in request.session.items]
+    found = [call.params.get("case") for call in parameters if call is not None]
+    selected = [case for case in found if isinstance(case, Case)]
     cases = [case for case in selected if not lacking(case, cluster.provider)]
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="conformance")
