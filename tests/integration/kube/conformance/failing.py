@@ -81,7 +81,11 @@ async def one_of_two(ns: Namespace) -> None:
             volumes=[volume("work")],
         )
     )
-    found = await ns.pod("p", lambda found: is_running(found) and exit_code(found, "bad") == 7)
+
+    def begun(found: Object) -> bool:  # while one of them has yet to start, the pod is pending
+        return is_running(found) and exit_code(found, "bad") == 7 and not waits(found, "late")
+
+    found = await ns.pod("p", begun)
     assert phase(found) == "Running"
     assert not holds(found, "Ready")
     found = await ns.pod("p", ended)
