@@ -35,23 +35,11 @@ from aiinfra_lab.kube.node.provision.images import ImageTable
 from aiinfra_lab.kube.nodes import LocalNodes, checked_count
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.programs import find_programs
+from aiinfra_lab.kube.storage import STORAGE_CLASS, STORAGE_CLASSES
 from aiinfra_lab.processes import Child, HttpAnswers, Service
 
 READY_S = 120.0  # it needs 3 to 5 s; this is for a machine under heavy load
 MOST_GPUS = 64
-_STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
-#: What a claim without a class gets: a folder of this machine, made and removed by the controllers.
-STORAGE_CLASS = {
-    "apiVersion": "storage.k8s.io/v1",
-    "kind": "StorageClass",
-    "metadata": {
-        "name": "standard",
-        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-    },
-    "provisioner": "kubernetes.io/host-path",
-    "reclaimPolicy": "Delete",
-    "volumeBindingMode": "Immediate",
-}
 
 
 class LocalCluster(Service):
@@ -311,7 +299,7 @@ class LocalCluster(Service):
         credentials.kubeconfig(self.kubeconfig, url, "admin", admin)
 
     def _add_storage_class(self) -> None:
-        status, answer = self._running().request("POST", _STORAGE_CLASSES, STORAGE_CLASS)
+        status, answer = self._running().request("POST", STORAGE_CLASSES, STORAGE_CLASS)
         if status not in (201, 409):  # 409: of a state that was kept
             raise ProcessError(f"the StorageClass was refused: {answer.get('message')}")
 

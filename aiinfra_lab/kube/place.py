@@ -22,12 +22,11 @@ from typing import Any, Literal
 
 from aiinfra_lab.errors import InputError
 from aiinfra_lab.files import write_bytes
+from aiinfra_lab.kube.storage import CLAIMS
 from aiinfra_lab.settings import settings
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed", "killed"]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")
-#: Where the host-path provisioner makes a folder for each claim; it takes no other place.
-CLAIMS = Path("/tmp/hostpath_pv")
 _LOOK_S, _LOOKS = 0.02, 15
 _held: weakref.WeakSet[Place] = weakref.WeakSet()
 

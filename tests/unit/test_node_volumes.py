@@ -415,7 +415,7 @@ def claim(api, phase="Bound", volume_name="pv", uid="claim-uid", **source):
 
 
 async def test_a_claim_is_its_volumes_folder(api, volumes, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes_module, "PROVISIONED", tmp_path / "provisioned")
+    monkeypatch.setattr(volumes_module, "CLAIMS", tmp_path / "provisioned")
     own, made = tmp_path / "own", tmp_path / "provisioned" / "u1"
     own.mkdir()
     made.mkdir(parents=True)

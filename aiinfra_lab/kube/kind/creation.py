@@ -29,6 +29,7 @@ from aiinfra_lab.kube.kind.work import Work, reason, step
 from aiinfra_lab.kube.place import Part, Place, Record
 from aiinfra_lab.kube.programs import wanted_version
 from aiinfra_lab.kube.provider import Wishes
+from aiinfra_lab.kube.storage import STORAGE_CLASS
 from aiinfra_lab.observability import progress
 from aiinfra_lab.settings import settings
 
@@ -165,8 +166,6 @@ class Creation:
         )
 
     def _make_ready(self, record: Record, wishes: Wishes, began: float) -> None:
-        from aiinfra_lab.kube.local import STORAGE_CLASS
-
         kubeconfig, wait = self._place.kubeconfig, max(wishes.timeout, LEAST_WAIT_S)
         before = time.monotonic() - began
         seconds = await_nodes(kubeconfig, self._plan.workers + 1, wait, self._work.check)

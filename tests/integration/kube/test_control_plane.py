@@ -16,7 +16,7 @@ from aiinfra_lab.errors import MissingNeed
 from aiinfra_lab.kube import LocalCluster, check_access
 from aiinfra_lab.kube.clients import kubernetes
 from aiinfra_lab.kube.components import COMPONENTS
-from aiinfra_lab.kube.place import CLAIMS
+from aiinfra_lab.kube.storage import CLAIMS
 from aiinfra_lab.tls import Authority, client_context
 
 pytestmark = pytest.mark.needs("kube", "kubernetes")

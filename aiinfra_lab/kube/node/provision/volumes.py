@@ -22,10 +22,9 @@ from aiinfra_lab.kube.node.problems import VolumeProblem
 from aiinfra_lab.kube.node.provision.payload import KINDS, Owner, Payload
 from aiinfra_lab.kube.node.provision.projection import write_projection
 from aiinfra_lab.kube.node.provision.sources import ApiCalls
+from aiinfra_lab.kube.storage import CLAIMS
 
 Object = dict[str, Any]
-#: Where the controller-manager's provisioner makes the data of claims.
-PROVISIONED = Path("/tmp/hostpath_pv")
 _FOLDER_TYPES = ("Directory", "DirectoryOrCreate")
 _FILE_TYPES = ("File", "FileOrCreate")
 _CHECKS: dict[str, tuple[Callable[[int], bool], str]] = {
@@ -159,7 +158,7 @@ class Volumes:
                 f"{said}: this node cannot mount volume {bound_to}",
                 needed="a persistent volume of the kind hostPath or local",
             )
-        if path.is_relative_to(PROVISIONED):
+        if path.is_relative_to(CLAIMS):
             self._remember(path)
             if os.geteuid() == 0:
                 # The provisioner makes it root's alone; a storage class of a real cluster lets
