@@ -67,6 +67,13 @@ class Desk:
         await self.run(name, script, **fields)
         return await self.ended(name), self.text(name)
 
+    async def clear(self) -> None:
+        """End and forget all that ran."""
+        for state in await self.runtime.list():
+            await self.runtime.stop(state.id, 0)
+            await self.ended(state.id)
+            await self.runtime.remove(state.id)
+
     def lines(self, name: str) -> list[tuple[str, str, str]]:
         """(stream, tag, text) of every line of its log."""
         text = (self.folder / "logs" / f"{name}.log").read_text(errors="replace")

@@ -35,10 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 async def desk(folder: Path) -> AsyncIterator[Desk]:
     async for desk in connected(folder):
         yield desk
-        for state in await desk.runtime.list():
-            await desk.runtime.stop(state.id, 0)
-            await desk.ended(state.id)
-            await desk.runtime.remove(state.id)
+        await desk.clear()
 
 
 # How containers end.

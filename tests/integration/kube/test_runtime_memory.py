@@ -34,10 +34,7 @@ def folder(
 async def desk(folder: Path) -> AsyncIterator[Desk]:
     async for desk in connected(folder):
         yield desk
-        for state in await desk.runtime.list():
-            await desk.runtime.stop(state.id, 0)
-            await desk.ended(state.id)
-            await desk.runtime.remove(state.id)
+        await desk.clear()
 
 
 def python(code: str) -> tuple[str, ...]:
