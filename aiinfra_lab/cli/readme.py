@@ -17,12 +17,12 @@ def _chapters_table(course: Course) -> dict[Path, str]:
     from aiinfra_lab.course.catalogue import catalogue
     from aiinfra_lab.course.releases import AT_HOME
 
-    lines = ["| | chapter | minutes | lab | status |", "|---|---|---|---|---|"]
+    lines = _heading("", "chapter", "minutes", "lab", "status")
     for e in catalogue(course):
         # A release has this README, but not the instructors' pages: no link that is dead there.
         linked = e.notebook and not any(fnmatch(e.notebook, page) for page in AT_HOME)
         title = f"[{e.title}]({e.notebook})" if linked else e.title
-        lines.append(f"| {e.id} | {title} | {e.minutes or ''} | {e.lab} | {e.status} |")
+        lines.append(_row(e.id, title, str(e.minutes or ""), e.lab, e.status))
     return _readme(course, "chapters", lines)
 
 
@@ -39,7 +39,7 @@ def _breaker_table(course: Course) -> dict[Path, str]:
         "counts refused connections",
     )
     columns = ("", *measured, *situations)
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = _heading(*columns)
     for name, behaviour in found["behaviour"].items():
         price = found["price"]["over_bare"][name]
         times = ""
@@ -49,7 +49,7 @@ def _breaker_table(course: Course) -> dict[Path, str]:
         # 1 is True to a dict, and 200 probes are a number.
         words = [said[v] if isinstance(v, bool) else str(v) for v in behaviour.values()]
         title = "**ours**" if name == "aiinfra_lab" else name
-        lines.append(f"| {title} | {price['overhead_us']:.2f} | {times} | {' | '.join(words)} |")
+        lines.append(_row(title, f"{price['overhead_us']:.2f}", times, *words))
     return _readme(course, "breaker", lines)
 
 
@@ -63,7 +63,7 @@ def _grading_table(course: Course) -> dict[Path, str]:
         *("lab", "submissions", "ours, CPU-s each", "nbgrader, CPU-s each", "ours is"),
         *("ours, MiB", "nbgrader, MiB"),
     )
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = _heading(*columns)
     for name, row in found["labs"].items():
         words = [
             name,
@@ -74,7 +74,7 @@ def _grading_table(course: Course) -> dict[Path, str]:
             f"{row[ours]['peak_mib']:.0f}",
             f"{row[peer]['peak_mib']:.0f}",
         ]
-        lines.append(f"| {' | '.join(words)} |")
+        lines.append(_row(*words))
     whole = found["class"]
     each = whole["cpu_s"] / whole["submissions"]
     lines.append(
@@ -90,14 +90,15 @@ def _training_table(course: Course) -> dict[Path, str]:
     if found is None:
         return {}
     columns = ("two ranks, unless it says one", "ms a step", "samples/s", "ours takes")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = _heading(*columns)
     for name, row in found["end_to_end"]["contestants"].items():
         times = ""
         if "ours_ratio" in row:
             times = _times([row["ours_ratio"], *row["interval"]])
         title = "**ours**" if name == "aiinfra_lab" else name.strip()
         title = {"not deterministic": "ours, not deterministic"}.get(title, title)
-        lines.append(f"| {title} | {row['step_ms']['median']:.0f} | {row['samples_s']} | {times} |")
+        step = f"{row['step_ms']['median']:.0f}"
+        lines.append(_row(title, step, str(row["samples_s"]), times))
     return _readme(course, "training", lines)
 
 
@@ -116,8 +117,17 @@ def _kube_table(course: Course) -> dict[Path, str]:
         f"{done['jobs']['jobs']} Jobs at once, s": f"{done['jobs']['complete_s']:.0f}",
         "writes a second to the API": str(done["writes"]["writes_a_second"]),
     }
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lines = [*_heading("", ""), *(_row(name, value) for name, value in rows.items())]
     return _readme(course, "kube", lines)
+
+
+def _heading(*columns: str) -> list[str]:
+    """The first two lines of a table."""
+    return [_row(*columns), "|---" * len(columns) + "|"]
+
+
+def _row(*words: str) -> str:
+    return f"| {' | '.join(words)} |"
 
 
 def _interval(found: Any, digits: int = 1) -> str:
