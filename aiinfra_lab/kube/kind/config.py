@@ -1,4 +1,4 @@
-"""What kind is asked for: the template ``cluster/kind.yaml``, filled in as data.
+"""What kind is asked for: the template ``cluster/kind/cluster.yaml``, filled in as data.
 
 Each node sees this environment's Python at its own paths, read-only: a pod that mounts them from
 there runs the course's code without an image that holds it (a torch environment has 5 GB).
@@ -15,7 +15,7 @@ from typing import Any
 
 from aiinfra_lab.errors import InputError
 
-TEMPLATE = "kind.yaml"
+TEMPLATE = "kind/cluster.yaml"
 MOST_WORKERS = 20
 #: A node has its own of these; over them a mount would hide what the node runs from.
 _NODES_OWN = frozenset(map(Path, ("/", "/bin", "/lib", "/usr", "/usr/local", "/opt", "/var")))
