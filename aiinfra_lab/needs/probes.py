@@ -11,10 +11,12 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,6 +30,8 @@ _MAC_BROWSERS = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
 )
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
+_PLACES_OF_ROOT = ("/usr/sbin", "/sbin")  # not on everybody's PATH
+_SYSTEMD = Path("/run/systemd/system")  # there, as sd_booted(3) says, where systemd is the init
 # The programs of a Kubernetes control plane without containers.
 KUBE_PROGRAMS = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kubectl")
 
@@ -220,8 +224,32 @@ def docker() -> str:
         elif sys.platform == "darwin":
             fix = "open -a Docker"
         else:
-            fix = f"{sudo()}service docker start"
+            fix = f"{sudo()}{_start_of_docker()}"
         raise Absent(absent.detail, fix) from None
+
+
+def _start_of_docker() -> str:
+    """The service where an init looks after it, else the course's own script by its place."""
+    if shutil.which("dockerd") and not _SYSTEMD.is_dir():
+        checkout = Path(__file__).resolve().parents[2] / "cluster"
+        for folder in (checkout, Path(sysconfig.get_path("data"), "share/aiinfra")):
+            if (script := folder / "kind/dockerd.sh").is_file():
+                return f"bash {shlex.quote(str(script))} start"
+    return "service docker start"
+
+
+def dockerd() -> str:
+    """The programs of a daemon that is started by hand, and the right to start it."""
+    _linux_only()
+    if os.geteuid() != 0:
+        raise Absent("only root can start one", "run it as root")
+    for name in ("docker", "iptables", "ip", "dockerd"):
+        found = _program(name, *(f"{place}/{name}" for place in _PLACES_OF_ROOT))
+    try:
+        _output(_program("unshare"), "--mount", "--net", "true")
+    except Absent as absent:  # root of a container that was not lent the right
+        raise Absent(absent.detail, _OPEN_NAMESPACES) from None
+    return found
 
 
 def kind() -> str:

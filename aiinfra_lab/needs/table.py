@@ -75,6 +75,12 @@ _MACHINES = (
         "docker", "a Docker daemon", probes.docker, _system(apt="docker.io", brew="--cask docker")
     ),
     Need(
+        "dockerd",
+        "the programs of a Docker daemon, as root",
+        probes.dockerd,
+        _system(apt="docker.io iptables iproute2", brew=""),
+    ),
+    Need(
         "kube",
         "the programs of a Kubernetes control plane",
         probes.kube,

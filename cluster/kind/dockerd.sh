@@ -11,7 +11,8 @@ Usage: dockerd.sh start [-- OPTION...]    start a Docker daemon; OPTION... go to
        dockerd.sh stop [--force]          stop it; --force ends containers that still run
        dockerd.sh status                  say whether one answers, and whose it is
 
-A daemon that answers already is used as it is, and is never stopped from here.
+A daemon that answers already is used as it is, and is never stopped from here. A start after one
+was killed takes over what it left: its containers end, and are there for docker ps --all.
 
 AIINFRA_DOCKER_STATE   folder for its pid and log    (/run/aiinfra-docker)
 AIINFRA_DOCKER_ROOT    its images and containers     (/var/lib/docker)
@@ -48,8 +49,8 @@ die() { # CODE SENTENCE
 started_at() { # PID: when it started; a pid that was given to another program differs here
     local stat
     { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
-    set -- ${stat##*)}
-    [ "$1" != Z ] && echo "${20}"
+    read -r -a stat <<<"${stat##*)}" # after the name, in which there may be spaces
+    [ "${stat[0]}" != Z ] && echo "${stat[19]}"
 }
 
 is_dockerd() { # PID, and it has not ended
@@ -117,13 +118,20 @@ end_shims() { # and with each its container, which nobody would look after
     local shim id child
     for shim in $(shims); do
         id=$(container_of "$shim")
-        for child in $(cat "/proc/$shim/task/$shim/children"); do
+        [ -z "$id" ] || thaw "$id"
+        for child in $(cat "/proc/$shim/task/"*/children 2>/dev/null); do
             kill -KILL "$child" 2>/dev/null || true
         done
         end "$shim" 5
         [ -n "$id" ] || continue
         find /sys/fs/cgroup -depth -type d -path "*/$id*" -exec rmdir {} + 2>/dev/null || true
     done
+}
+
+thaw() { # CONTAINER: a paused process of version 1 takes no signal, not even the last
+    local file
+    find /sys/fs/cgroup -path "*/$1/freezer.state" 2>/dev/null |
+        while read -r file; do echo THAWED >"$file"; done
 }
 
 # Starting.
@@ -182,7 +190,7 @@ start() {
         echo "the Docker daemon runs already: pid $PID, log $LOG"
         return
     elif answers; then
-        echo "a Docker daemon that was not started from here answers at $SOCKET; it is used as it is"
+        echo "a Docker daemon that was not started from here answers at $SOCKET: it is used"
         return
     fi
     mkdir -p "$STATE"
@@ -230,9 +238,7 @@ clean_up() { # end what is left of the daemon, and take away what it made
 force() { # NAMES: end them, where somebody can be asked; the others end with their shims
     local name
     answers || return 0
-    for name in $1; do
-        # A frozen process takes no signal.
-        ask unpause "$name" || true
+    for name in $1; do # the daemon knows how to end a paused one
         ask kill "$name" || true
     done >/dev/null 2>&1
 }
@@ -243,6 +249,8 @@ stop() { # [--force]
         echo "no Docker daemon that was started from here runs"
         return
     fi
+    ! is_ours || [ "$(net_of "/proc/$PID")" = "$(net_of /proc/self)" ] ||
+        die 1 "the daemon with pid $PID has another network than this shell: stop it where it runs"
     names=$(running | paste -sd ' ')
     if [ -n "$names" ]; then
         [ "${1:-}" = --force ] ||

@@ -252,6 +252,48 @@ def test_a_docker_that_does_not_answer_gets_the_remedy_of_its_cause(machine, say
     assert remedy in found.fix
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Docker Desktop has one remedy for all")
+def test_a_daemon_that_no_init_starts_is_started_by_the_course_s_script(
+    machine, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(probes, "_SYSTEMD", tmp_path / "systemd")
+    machine("docker", "echo Cannot connect; exit 1")
+    machine("dockerd")
+    script = ROOT / "cluster/kind/dockerd.sh"
+    assert needs.find("docker").fix == f"{probes.sudo()}bash {script} start"
+    # Where the package was installed without a checkout, and where with nothing else.
+    for place, fix in ((tmp_path, "bash {} start"), (tmp_path / "none", "service docker start")):
+        (tmp_path / "share/aiinfra/kind").mkdir(parents=True, exist_ok=True)
+        (installed := tmp_path / "share/aiinfra/kind/dockerd.sh").touch()
+        monkeypatch.setattr(probes, "__file__", str(tmp_path / "a/b/c/probes.py"))
+        monkeypatch.setattr(probes.sysconfig, "get_path", lambda _, place=place: str(place))
+        needs.find.cache_clear()
+        assert needs.find("docker").fix == probes.sudo() + fix.format(installed)
+    (tmp_path / "systemd").mkdir()
+    monkeypatch.setattr(probes.sysconfig, "get_path", lambda _: str(tmp_path))
+    needs.find.cache_clear()
+    assert needs.find("docker").fix == f"{probes.sudo()}service docker start"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a daemon by hand is for Linux")
+def test_a_daemon_by_hand_needs_root_its_programs_and_the_right(machine, monkeypatch):
+    def found():
+        needs.find.cache_clear()
+        return needs.find("dockerd")
+
+    monkeypatch.setattr(probes.os, "geteuid", lambda: 1000)
+    assert (found().detail, found().fix) == ("only root can start one", "run it as root")
+    monkeypatch.setattr(probes.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(probes, "_PLACES_OF_ROOT", ())
+    for name in ("docker", "iptables", "ip", "dockerd", "unshare"):
+        assert found().detail == f"{name} is not on PATH"
+        program = machine(name)
+    assert found().present
+    program.write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted'; exit 1\n")
+    assert found().detail == "unshare: unshare failed: Operation not permitted"
+    assert "namespaces" in found().fix
+
+
 def test_a_program_that_hangs_is_not_waited_for(machine, monkeypatch):
     monkeypatch.setattr(probes, "_PATIENCE_S", 0.2)
     machine("docker", "exec /bin/sleep 600")
