@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aiinfra_lab.cli import node_image as images
 from aiinfra_lab.cli.output import JsonOption, print_json, print_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
     )
     for command in (up, down, status, logs, kubeconfig, install):
         group.command()(command)
+    images.register(group)
     app.add_typer(group)
 
 
@@ -62,7 +64,9 @@ def up(
     ] = None,
     node_image: Annotated[
         str | None,
-        typer.Option(metavar="IMAGE", help="For kind; by default one that is pinned by digest."),
+        typer.Option(
+            metavar="IMAGE", help="For kind; by default that of node-image, else kindest/node."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=0, max=20, help="For local and kind: nodes beside the first.")

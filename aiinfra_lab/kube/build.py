@@ -13,17 +13,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aiinfra_lab.errors import MissingNeed, ProcessError
 from aiinfra_lab.files import atomic_writer
 from aiinfra_lab.kube.manifest import Manifest, Tool
+from aiinfra_lab.kube.stalled import Watch, signs_of
 from aiinfra_lab.needs import go_program
 from aiinfra_lab.processes import Child
 from aiinfra_lab.processes.tail import follow
 
 _STAMP = "k8s.io/component-base/version"
 _LOOK_S = 0.2
+_SILENT_S = 180.0
 _NO_NETWORK = re.compile(
     r"dial tcp|no such host|i/o timeout|connection refused|network is unreachable"
     r"|disabled by GOPROXY|proxyconnect|TLS handshake timeout"
@@ -68,12 +71,18 @@ def build(
             words, name=f"go build {tool.name}", log=log, cwd=manifest.folder, env=_environment()
         ) as child:
             lines, compiled = follow(log), 0
+            watch = Watch(partial(signs_of, child.pid or 0, log), _SILENT_S)
             while child.returncode is None:
                 for line in lines:
                     if line is None:
                         break
                     compiled += "/" in line and " " not in line
                 report(compiled)
+                if watch.stalled():
+                    raise MissingNeed(
+                        f"Go waits for an answer while it builds {tool.name}, for {_SILENT_S:g} s",
+                        needed="a network that answers, or another module proxy in GOPROXY",
+                    )
                 time.sleep(_LOOK_S)
             status = child.wait()
             if status != 0:

@@ -91,9 +91,24 @@ def _present(name: str) -> Program | None:
 def _lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder.parent / "install.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        with take_turn(folder.parent / "install.lock", "another installation"):
+            if not os.access(folder, os.W_OK):
+                raise InputError(
+                    f"the folder {folder} cannot be written",
+                    fix="Set AIINFRA_CACHE to a folder that you may write to.",
+                )
+            yield
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
+
+
+@contextlib.contextmanager
+def take_turn(lock: Path, other: str) -> Iterator[None]:
+    """Hold ``lock`` for the block, after whoever has it; stderr says that ``other`` is waited for.
+
+    The system lets go of it when the process ends, however that happens.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         said = False
         while True:
@@ -102,22 +117,16 @@ def _lock(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if not said:
-                    print("aiinfra: waiting for another installation", file=sys.stderr)
+                    print(f"aiinfra: waiting for {other}", file=sys.stderr, flush=True)
                 said = True
                 time.sleep(_LOOK_S)
-        if not os.access(folder, os.W_OK):
-            raise InputError(
-                f"the folder {folder} cannot be written",
-                fix="Set AIINFRA_CACHE to a folder that you may write to.",
-            )
         yield
-    except OSError as error:
-        raise _unwritable(folder, error) from None
     finally:
         os.close(descriptor)
 
 
-def _unwritable(folder: Path, error: OSError) -> InputError:
+def unwritable(folder: Path, error: OSError) -> InputError:
+    """That a folder of the cache cannot be written, as a sentence."""
     return InputError(
         f"the folder {folder} cannot be written",
         found=error.strerror,

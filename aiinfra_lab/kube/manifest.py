@@ -1,7 +1,7 @@
-"""The tools manifest ``cluster/control-plane``: a Go module that names the programs and pins them.
+"""The tools manifests below ``cluster``: Go modules that name the programs and pin them.
 
 ``go.mod`` has the versions and ``go.sum`` the digests of every source file that goes in; no
-source enters the repository.
+foreign source enters the repository. A manifest may have packages of its own beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _RENAMED = {"go.etcd.io/etcd/server/v3": "etcd"}
 
 @dataclass(frozen=True)
 class Tool:
-    """One program of the manifest: the Go package that makes it, and its module's version."""
+    """One program of the manifest: the Go package that makes it, and its module's version.
+
+    The version is empty for a package that lies beside the manifest.
+    """
 
     name: str
     package: str
@@ -33,19 +36,22 @@ class Manifest:
     tools: dict[str, Tool]
 
     @classmethod
-    def find(cls) -> Manifest:
-        """The manifest of this installation.
+    def find(cls, place: str = PLACE) -> Manifest:
+        """The manifest ``cluster/<place>`` of this installation.
 
         Raises
         ------
         MissingNeed
             There is none: the package was installed without it.
         """
-        return cls.read(find_shared(f"{PLACE}/go.mod", "the tools manifest").parent)
+        return cls.read(find_shared(f"{place}/go.mod", "the tools manifest").parent)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest in ``folder``: the ``tool`` packages with the versions required of them."""
+        """The manifest in ``folder``: its ``tool`` packages with the versions required of them.
+
+        Each folder beside it with a ``main.go`` is a program of its own, called like the folder.
+        """
         text = re.sub(r"//.*", "", (folder / "go.mod").read_text("utf-8"))
         versions = dict(re.findall(r"^\s*(?:require\s+)?(\S+/\S+)\s+(v\S+)\s*$", text, re.M))
         tools = {}
@@ -53,6 +59,8 @@ class Manifest:
             module = max((m for m in versions if _is_within(package, m)), key=len, default="")
             name = _RENAMED.get(package, package.rpartition("/")[2])
             tools[name] = Tool(name, package, versions.get(module, ""))
+        for main in sorted(folder.glob("*/main.go")):
+            tools[main.parent.name] = Tool(main.parent.name, f"./{main.parent.name}", "")
         return cls(folder, tools)
 
 

@@ -13,7 +13,14 @@ from aiinfra_lab.errors import InputError
 from aiinfra_lab.kube.kind import config, image
 from aiinfra_lab.kube.kind.config import MOST_WORKERS, TEMPLATE, NodePlan
 from aiinfra_lab.kube.kind.engine import Engine, _node
-from aiinfra_lab.kube.kind.image import NODE_IMAGE, NODE_IMAGE_KIND, choose_image
+from aiinfra_lab.kube.kind.image import (
+    IMAGE_PLACES,
+    NODE_IMAGE,
+    NODE_IMAGE_KIND,
+    archived,
+    choose_image,
+    made_here,
+)
 from aiinfra_lab.kube.kind.ready import skew
 from aiinfra_lab.kube.kind.work import reason, step
 from aiinfra_lab.kube.pins import read_pins
@@ -72,6 +79,13 @@ def test_names_that_mean_something_in_yaml_stay_names():
 def test_a_port_is_asked_for_only_where_it_is_wished():
     assert "networking" not in plan().document(KIND)
     assert plan(port=6443).document(KIND)["networking"] == {"apiServerPort": 6443}
+
+
+def test_of_several_nodes_the_first_takes_pods_too():
+    # kind opens a single one itself, and fails where that is done already.
+    patches = [plan(workers=workers).document(KIND)["kubeadmConfigPatches"] for workers in (0, 1)]
+    opened = [[yaml.safe_load(text)["kind"] for text in found] for found in patches]
+    assert ["InitConfiguration" in kinds for kinds in opened] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +167,8 @@ def test_the_order_of_the_images():
     assert choose_image(engine, "mine:1", places) == "mine:1"
     assert choose_image(engine, None, places) == "local:1"
     assert choose_image(engine, None, places[:1]) == NODE_IMAGE
-    assert choose_image(engine, None) == NODE_IMAGE
+    assert choose_image(engine, None, ()) == NODE_IMAGE
+    assert (made_here, archived) == IMAGE_PLACES
 
 
 @pytest.mark.parametrize("name", ["", "-v", "--help", "a b", "a;b", "a@sha256:12", "a\n", "$(a)"])

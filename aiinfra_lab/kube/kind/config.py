@@ -17,6 +17,9 @@ from aiinfra_lab.errors import InputError
 
 TEMPLATE = "kind/cluster.yaml"
 MOST_WORKERS = 20
+# Pods may run on the first node too, as on a cluster of processes. A single one kind opens itself,
+# and fails where it is open already.
+_FIRST_TAKES_PODS = "kind: InitConfiguration\nnodeRegistration:\n  taints: []\n"
 #: A node has its own of these; over them a mount would hide what the node runs from.
 _NODES_OWN = frozenset(map(Path, ("/", "/bin", "/lib", "/usr", "/usr/local", "/opt", "/var")))
 
@@ -74,6 +77,8 @@ class NodePlan:
         ]
         workers = [copy.deepcopy(node) | {"role": "worker"} for _ in range(self.workers)]
         made["name"], made["nodes"] = self.name, [node, *workers]
+        if workers:
+            made.setdefault("kubeadmConfigPatches", []).append(_FIRST_TAKES_PODS)
         if self.port:
             made.setdefault("networking", {})["apiServerPort"] = self.port
         return made

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from aiinfra_lab.kube.clients import apply_crds
 from aiinfra_lab.kube.existing import check_access
 from aiinfra_lab.kube.kind.config import NodePlan
 from aiinfra_lab.kube.kind.engine import Engine, sentence
-from aiinfra_lab.kube.kind.image import is_pinned
+from aiinfra_lab.kube.kind.image import NODE_IMAGE, is_pinned
 from aiinfra_lab.kube.kind.ready import (
     advertise_gpus,
     await_nodes,
@@ -124,11 +125,24 @@ class Creation:
 
             status = self._work.run([self._engine.program, "pull", image], log, _PULL_S, shown)
         if status != 0:
-            raise MissingNeed(
-                f"the node image {image} could not be pulled",
-                found=_last(log),
-                fix="Mend the network, or name an image that is here: --node-image IMAGE",
-            )
+            self._plan = replace(self._plan, image=self._image_without_pull(_last(log)))
+
+    def _image_without_pull(self, why: str) -> str:
+        from aiinfra_lab.kube.kind.node_image.making import make_node_image
+
+        lack = MissingNeed(
+            f"the node image {self._plan.image} could not be pulled",
+            found=why,
+            fix="Mend the network, or name an image that is here: --node-image IMAGE",
+        )
+        if self._plan.image != NODE_IMAGE:
+            raise lack
+        say(f"it could not be pulled ({why}), so one is made here")
+        try:
+            return make_node_image()
+        except MissingNeed as error:
+            say(f"it cannot be made here: {sentence(error)}")
+            raise lack from None
 
     def _make_nodes(self, wait: float) -> None:
         import yaml  # type: ignore[import-untyped]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from aiinfra_lab.errors import InputError
+from aiinfra_lab.errors import AIInfraLabError, InputError
 from aiinfra_lab.kube.kind.engine import Engine
 
 #: Of the pinned kind's release notes, which have an image for each Kubernetes that it makes; this
@@ -18,8 +18,34 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][\w.\-/:]*(@sha256:[0-9a-f]{64})?", re.ASCI
 
 #: Looks for an image that need not be pulled: its name, or None.
 ImagePlace = Callable[[Engine], str | None]
+
+
+def made_here(engine: Engine) -> str | None:
+    """The image that was made on this machine of what this course's node is made of."""
+    # These modules say what they do by means that need this one.
+    from aiinfra_lab.kube.kind.node_image.recipe import Recipe
+
+    try:
+        tag = Recipe.find().tag
+    except (AIInfraLabError, OSError):  # installed without it; nobody has asked for that image
+        return None
+    return tag if engine.has_image(tag) else None
+
+
+def archived(engine: Engine) -> str | None:
+    """The same image out of the archive in the cache, which is loaded; stderr says so."""
+    from aiinfra_lab.kube.kind.node_image.archive import load_archive
+    from aiinfra_lab.kube.kind.node_image.recipe import Recipe
+
+    try:
+        recipe = Recipe.find()
+        return recipe.tag if load_archive(engine, recipe) else None
+    except (AIInfraLabError, OSError):
+        return None
+
+
 #: Where to look, in order, before ``NODE_IMAGE`` is taken.
-IMAGE_PLACES: tuple[ImagePlace, ...] = ()
+IMAGE_PLACES: tuple[ImagePlace, ...] = (made_here, archived)
 
 
 def choose_image(

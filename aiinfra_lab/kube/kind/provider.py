@@ -8,6 +8,7 @@ told from one that runs.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from aiinfra_lab.kube.existing import check_access
 from aiinfra_lab.kube.kind.config import TEMPLATE, NodePlan, environment_folders
 from aiinfra_lab.kube.kind.creation import LEAST_WAIT_S, Creation, check_images, listed, say
 from aiinfra_lab.kube.kind.engine import Engine, run, sentence
-from aiinfra_lab.kube.kind.image import checked_image, choose_image
+from aiinfra_lab.kube.kind.image import NODE_IMAGE, checked_image, choose_image
 from aiinfra_lab.kube.kind.logs import CREATION, node_log
 from aiinfra_lab.kube.kind.removal import Made, data_folder, own_nodes, remove
 from aiinfra_lab.kube.kind.work import call_off
@@ -57,7 +58,7 @@ class KindProvider:
         place = Place(name)
         own_record(place, "kind")
         engine, kind = Engine.find(), find_kind()
-        plan = _plan(place, engine, wishes)
+        plan = _plan(place, wishes)
         template = find_shared(TEMPLATE, "the template of a kind cluster")
         plan.document(template)
         if wishes.gpus is not None and wishes.gpus < 0:
@@ -77,14 +78,15 @@ class KindProvider:
                     f"there is a kind cluster {name} already, and it was not made from here",
                     fix=f"Choose another name, or: kind delete cluster --name {name}",
                 )
-            creation = Creation(place, engine, kind, plan, template)
             if record is not None and record.phase == "ready":
                 _check_taken(place, record, engine, wishes)
                 if wishes.crds:
                     apply_crds(place.kubeconfig, wishes.crds, max(wishes.timeout, LEAST_WAIT_S))
-                creation.load(wishes.images)
+                Creation(place, engine, kind, plan, template).load(wishes.images)
             else:
-                record = creation.run(wishes)
+                # Only now: to have it may mean to load an archive.
+                plan = replace(plan, image=choose_image(engine, wishes.node_image))
+                record = Creation(place, engine, kind, plan, template).run(wishes)
             return Access.to(place, record)
         finally:
             if place.read() is None:
@@ -192,7 +194,8 @@ def _kind_or_none() -> Path | None:
     return program.path if program else None
 
 
-def _plan(place: Place, engine: Engine, wishes: Wishes) -> NodePlan:
+def _plan(place: Place, wishes: Wishes) -> NodePlan:
+    """The nodes; of an image that may be another one where none is wished for."""
     folders, refused = environment_folders()
     if refused:
         say(
@@ -201,7 +204,7 @@ def _plan(place: Place, engine: Engine, wishes: Wishes) -> NodePlan:
         )
     return NodePlan(
         name=place.name,
-        image=choose_image(engine, wishes.node_image),
+        image=NODE_IMAGE if wishes.node_image is None else checked_image(wishes.node_image),
         workers=wishes.workers,
         data=data_folder(place),
         mounts=tuple(folders),

@@ -14,6 +14,7 @@ SUITE=bookworm # its systemd 252 still knows cgroup v1, which many machines have
 SYSTEM_PACKAGES=systemd,systemd-sysv,dbus,iptables,iproute2,kmod,mount,procps,runc,ca-certificates
 PYTHON_PACKAGES=python3,python3-venv,python-is-python3,ca-certificates
 BIN=/usr/local/bin
+OURS=aiinfra.invalid # before the images' names in Docker, which may have pulled the real ones
 SEARCH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 say() { echo "step: $*"; }
@@ -24,7 +25,7 @@ fail() {
 }
 
 debian() { # NAME PACKAGES: a bare Debian with packages in WORK/NAME
-  rm -rf "$WORK/$1"
+  rm -rf "${WORK:?}/$1"
   # Its own default of a mirror, unless one is named.
   debootstrap --variant=minbase --include="$2" "$SUITE" "$WORK/$1" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
   (cd "$WORK/$1" && rm -rf usr/share/{doc,man,locale,info} var/cache/apt/* var/lib/apt/lists/* var/log/*)
@@ -43,10 +44,9 @@ python() {
   rm -rf "$WORK/python"
 }
 
-image() { # NAME FOLDER [CHANGE]: make an image of a folder, remember its name
+image() { # NAME FOLDER [CHANGE]: make an image of a folder
   tar -C "$2" --owner=0 --group=0 -c . |
-    docker import --change "ENV PATH=$SEARCH" ${3:+--change "$3"} - "$1" >/dev/null
-  echo "$1" >>"$WORK/images.names"
+    docker import --change "ENV PATH=$SEARCH" ${3:+--change "$3"} - "$OURS/$1" >/dev/null
   rm -rf "$2"
 }
 
@@ -74,7 +74,7 @@ proxy() { # kube-proxy runs iptables, which loads plugins, which have libraries 
 }
 
 images() {
-  rm -rf "$WORK"/image.* "$WORK/images.names"
+  rm -rf "$WORK"/image.*
   local name tag
   # kubeadm knows which images it will ask for.
   "$PROGRAMS/kubeadm" config images list --kubernetes-version "$KUBERNETES" >"$WORK/images.wanted"
@@ -115,14 +115,15 @@ lay_files() { # the node's own files and programs onto its system
 }
 
 node() {
-  local base=$TAG-base maker=aiinfra-node-$$ names
-  mapfile -t names <"$WORK/images.names"
+  local base=$TAG-base maker=${TAG//[\/:]/-} names name
+  mapfile -t names <"$WORK/images.wanted"
   say "making the node from its system"
   lay_files
   tar -C "$WORK/system" -c . | docker import - "$base" >/dev/null
   printf '%s\n' "FROM $base" "ENV PATH=$SEARCH" 'ENTRYPOINT ["/kind/entrypoint"]' \
     "STOPSIGNAL SIGRTMIN+3" | docker build --quiet --tag "$base" - >/dev/null # systemd's word to halt
   say "putting ${#names[@]} images into it"
+  docker rm -f -v "$maker" >/dev/null 2>&1 || true # of a build that was killed
   # shellcheck disable=SC2064
   trap "docker rm -f -v $maker >/dev/null 2>&1 || true" EXIT
   docker run --detach --name "$maker" --network none --entrypoint "$BIN/containerd" "$base" >/dev/null
@@ -130,18 +131,19 @@ node() {
     docker exec "$maker" ctr version >/dev/null 2>&1 && break
     sleep 0.1
   done
-  docker save "${names[@]}" |
+  docker save "${names[@]/#/$OURS/}" |
     docker exec -i "$maker" ctr -n k8s.io images import --no-unpack --all-platforms - >/dev/null
-  docker exec "$maker" ctr -n k8s.io images ls -q | sort >"$WORK/images.there"
-  local missing
-  missing=$(sort "$WORK/images.names" | comm -23 - "$WORK/images.there")
-  [ -z "$missing" ] || fail "containerd has not taken" $missing
+  for name in "${names[@]}"; do
+    docker exec "$maker" ctr -n k8s.io images tag "$OURS/$name" "$name" >/dev/null ||
+      fail "containerd has not taken the image $name"
+  done
+  docker exec "$maker" ctr -n k8s.io images rm "${names[@]/#/$OURS/}" >/dev/null
   docker stop --time 10 "$maker" >/dev/null
   say "writing the image $TAG"
   docker commit --change 'ENTRYPOINT ["/kind/entrypoint"]' "$maker" "$TAG" >/dev/null
   docker rm -f -v "$maker" >/dev/null
   trap - EXIT
-  docker image rm "$base" "${names[@]}" >/dev/null
+  docker image rm "$base" "${names[@]/#/$OURS/}" >/dev/null
 }
 
 [ $# -gt 0 ] || fail "usage: build.sh system|images|node|python ..."

@@ -28,6 +28,7 @@ from aiinfra_lab.cli.main import run as aiinfra
 from aiinfra_lab.errors import InputError, MissingNeed, ProcessError
 from aiinfra_lab.kube.kind import creation, removal
 from aiinfra_lab.kube.kind.image import NODE_IMAGE
+from aiinfra_lab.kube.kind.node_image import making
 from aiinfra_lab.kube.kind.provider import KindProvider
 from aiinfra_lab.kube.place import Place, Record
 from aiinfra_lab.kube.provider import Wishes, get_provider
@@ -71,6 +72,7 @@ def machine(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("TEST_ASSET_KIND", str(programs / "kind"))
     monkeypatch.setenv("STAND_IN", str(folder))
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("AIINFRA_CACHE", str(tmp_path / "cache"))  # no archive of a node image
     for name in ("KUBECONFIG", "DOCKER_HOST", "KIND_EXPERIMENTAL_PROVIDER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(removal, "_LATE_S", 1.0)
@@ -369,12 +371,39 @@ def test_keep_is_refused_before_anything_goes(machine):
 # A start that fails.
 
 
-def test_an_image_that_cannot_be_pulled_is_one_sentence(machine):
+def cannot_be_made() -> str:
+    raise MissingNeed("the node image is made by root only")
+
+
+def test_an_image_that_cannot_be_had_is_one_sentence(machine, monkeypatch, capsys):
     machine.be(reachable=False)
+    monkeypatch.setattr(making, "make_node_image", cannot_be_made)
     with pytest.raises(MissingNeed, match=r"could not be pulled; found .*no such host") as caught:
         up()
     assert "\n" not in str(caught.value)
+    assert "it cannot be made here: the node image is made by root only" in capsys.readouterr().err
     assert machine.asked("kind", "create") == []
+    assert nothing_left(machine)
+
+
+def test_where_none_can_be_pulled_one_is_made(machine, monkeypatch, capsys):
+    machine.be(reachable=False)
+
+    def make() -> str:
+        machine.be(images=["aiinfra/node:made"])
+        return "aiinfra/node:made"
+
+    monkeypatch.setattr(making, "make_node_image", make)
+    up()
+    assert machine.config()["nodes"][0]["image"] == "aiinfra/node:made"
+    assert "so one is made here" in capsys.readouterr().err
+
+
+def test_an_image_that_was_named_is_not_replaced_by_one_made_here(machine, monkeypatch):
+    machine.be(reachable=False)
+    monkeypatch.setattr(making, "make_node_image", lambda: pytest.fail("one was made"))
+    with pytest.raises(MissingNeed, match=r"acme/node:1 could not be pulled"):
+        up(node_image="acme/node:1")
     assert nothing_left(machine)
 
 
