@@ -1,14 +1,20 @@
 # The course in a container:  docker compose -f docker/compose.yaml up
-# BASE is any Debian image with Python 3.11 or 3.12; SET=start makes a small image, TORCH=cpu one
-# without CUDA. A mirror of the package index: --build-arg PIP_INDEX_URL=...
+# BASE is any Debian image with Python 3.11 or 3.12, also one made here (aiinfra cluster
+# python-image); SET=start makes a small image, TORCH=cpu one without CUDA. A mirror of the package
+# index: --build-arg PIP_INDEX_URL=...; a network's own certificate: docker/certificates.
 ARG BASE=python:3.11-slim
 
 # The tools without the environment: what .devcontainer builds on.
 FROM ${BASE} AS base
+COPY docker/certificates /usr/local/share/ca-certificates/course
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends git make \
- && rm -rf /var/lib/apt/lists/* \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+    ca-certificates git make \
+ && update-ca-certificates \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 1000 --shell /bin/bash learner
+# What the system trusts, for pip and for uv, which reads pip's settings.
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 
 FROM base AS lab
 ARG SET=all
