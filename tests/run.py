@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,12 +30,23 @@ SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
 
 @dataclass(frozen=True)
 class Tier:
-    """Some commands; those that are pytest's are given as its arguments."""
+    """Some commands; those that are pytest's are given as its arguments.
+
+    ``asked`` first says run, skip or fail, why, and more arguments: for a tier that as a whole
+    needs something, so that one line says so and not each of its tests.
+    """
 
     name: str
     says: str
     pytest: tuple[tuple[str, ...], ...] = ()
     tools: tuple[tuple[str, ...], ...] = ()
+    asked: Callable[[], tuple[str, str, tuple[str, ...]]] | None = None
+
+
+def _of_kind() -> tuple[str, str, tuple[str, ...]]:
+    import kind_tier  # not before it is asked: the other tiers need nothing of the package
+
+    return kind_tier.verdict()
 
 
 TIERS = (
@@ -51,6 +63,18 @@ TIERS = (
     Tier("unit", "only Python", pytest=(("tests/unit", "-p", "no:nbval", *SIDE_BY_SIDE),)),
     Tier(
         "integration", "real processes and kernels", pytest=(("tests/integration", *SIDE_BY_SIDE),)
+    ),
+    Tier(
+        "kind",
+        "the same cluster suite on containers",
+        # One cluster serves all of its cases.
+        pytest=(
+            (
+                "tests/integration/kube/conformance/test_conformance.py",
+                *("-p", "aiinfra_lab.kube.pytest_plugin", "--kube-provider", "kind"),
+            ),
+        ),
+        asked=_of_kind,
     ),
     Tier(
         "notebooks",
@@ -129,6 +153,11 @@ def _run(tier: Tier, extra: list[str]) -> Result:
     result = Result(tier.name)
     begin = time.monotonic()
     print(f"\n=== {tier.name}: {tier.says}", flush=True)
+    verdict, why, more = tier.asked() if tier.asked else ("run", "", ())
+    if verdict != "run":
+        (result.broken if verdict == "fail" else result.reasons).append(f"{tier.name}: {why}")
+        result.skipped += verdict == "skip"
+        return result
     for command in tier.tools:
         _run_tool(command, result)
     for number, arguments in enumerate(tier.pytest):
@@ -138,6 +167,7 @@ def _run(tier: Tier, extra: list[str]) -> Result:
             "-m",
             "pytest",
             *arguments,
+            *more,
             "-q",
             "--junitxml",
             str(junit),

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,17 +48,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kube", "tests on Kubernetes")
     group.addoption("--kube-provider", default="local", help="local (default), kind, existing")
     group.addoption("--kube-context", default=None, help="a context, for --kube-provider existing")
-    group.addoption("--kube-workers", default=0, type=int, help="nodes beside the first")
+    group.addoption("--kube-workers", default=None, type=int, help="nodes beside the first")
     group.addoption("--kube-node-image", default=None, help="an image, for --kube-provider kind")
+    group.addoption(
+        "--kube-load",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="a local image that pods are to find in the nodes; may be given again",
+    )
+    group.addoption(
+        "--kube-image",
+        default=None,
+        metavar="IMAGE",
+        help="what the tests' pods are of; loaded too, where the nodes are containers",
+    )
 
 
 @pytest.fixture(scope="session")
 def cluster_options() -> dict[str, Any]:
     """What ``LocalCluster`` is told; to be overridden, by ``{"gpus": 2}`` or the like.
 
-    Of these a cluster of kind gets the GPUs.
+    Of these a cluster of kind gets the number of nodes and the GPUs.
     """
     return {}
+
+
+@pytest.fixture(scope="session")
+def kube_image(request: pytest.FixtureRequest) -> str | None:
+    """The image of ``--kube-image``, which the nodes have; None where none is named."""
+    wished: str | None = request.config.getoption("--kube-image", None)
+    return wished
 
 
 @pytest.fixture(scope="session")
@@ -66,33 +86,43 @@ def cluster(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     cluster_options: dict[str, Any],
+    kube_image: str | None,
 ) -> Iterator[RunningCluster]:
     """A cluster for all tests of this session (with xdist: of this worker)."""
     option = request.config.getoption
-    provider, workers = option("--kube-provider", "local"), option("--kube-workers", 0)
+    provider, workers = option("--kube-provider", "local"), option("--kube-workers", None)
     name = f"test-{os.getpid()}"
     if provider == "local":
         from aiinfra_lab.kube.local import LocalCluster
 
         folder = tmp_path_factory.mktemp("kube") / name
-        options = {"nodes": 1 + workers, **cluster_options} if workers else cluster_options
-        with LocalCluster(name, folder=folder, **options) as made:
+        nodes = {} if workers is None else {"nodes": 1 + workers}
+        with LocalCluster(name, folder=folder, **{**cluster_options, **nodes}) as made:
             yield made
         return
     from aiinfra_lab.kube.provider import Wishes, get_provider
 
     found = get_provider(provider)
+    images = [*option("--kube-load", []), *([kube_image] if kube_image else [])]
     wishes = Wishes(
         context=option("--kube-context", None),
         node_image=option("--kube-node-image", None),
-        workers=workers,
+        workers=_workers(found.meets, workers, cluster_options),
         gpus=cluster_options.get("gpus") if "gpus" in found.meets else None,
+        images=images if "images" in found.meets else option("--kube-load", []),
     )
     access = found.up(name, wishes)
     try:
         yield access
     finally:
         found.down(name)
+
+
+def _workers(meets: Container[str], asked: int | None, options: dict[str, Any]) -> int:
+    """As many as asked for, which a provider may refuse; else what the tests want, if it can."""
+    if asked is not None:
+        return asked
+    return max(0, int(options.get("nodes", 1)) - 1) if "workers" in meets else 0
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from installed_programs import installed_programs
 
-from aiinfra_lab.kube.pytest_plugin import cluster, cluster_options, namespace
+from aiinfra_lab.kube.pytest_plugin import cluster, cluster_options, kube_image, namespace
 from aiinfra_lab.settings import settings
 
-__all__ = ["cluster", "cluster_options", "namespace"]
+__all__ = ["cluster", "cluster_options", "kube_image", "namespace"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -633,3 +633,31 @@ def test_the_plugin_has_a_cluster_of_kind_and_takes_it_down(machine, pytester):
         assert now["last"] == [["control-plane", "mine:1"], ["worker", "mine:1"]]
     assert [number["nvidia.com/gpu"] for number in machine.api.gpus.values()] == ["3", "3"]
     assert machine.left() == []
+
+
+WANTS = """
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cluster_options():
+    return {"nodes": 3}
+
+
+def test_it(cluster, kube_image):
+    assert kube_image == "b:2"
+"""
+
+
+def test_the_plugin_has_nodes_for_the_tests_and_images_for_their_pods(machine, pytester):
+    machine.be(images=["mine:1", "a:1", "b:2"])
+    pytester.makepyfile(WANTS)
+    words = ("--kube-provider=kind", "--kube-node-image=mine:1", "--kube-load=a:1")
+    plugin = ("-p", "aiinfra_lab.kube.pytest_plugin", "-p", "no:cacheprovider")
+    ran = pytester.runpytest_subprocess(*plugin, *words, "--kube-image=b:2", timeout=120)
+    ran.assert_outcomes(passed=1)
+    (load,) = machine.asked("kind", "load")
+    assert load[2:4] == ["a:1", "b:2"]
+    with state(machine.folder) as now:
+        assert [role for role, _ in now["last"]] == ["control-plane", "worker", "worker"]
+    assert machine.left() == []

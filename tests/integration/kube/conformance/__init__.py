@@ -1,7 +1,8 @@
 """Whether a cluster runs training jobs as Kubernetes does: one suite for every provider.
 
     pytest tests/integration/kube/conformance                       on ``local``
-    pytest ... -p aiinfra_lab.kube.pytest_plugin --kube-provider kind
+    python tests/run.py kind                                        on containers, two nodes
+    pytest ... -p aiinfra_lab.kube.pytest_plugin --kube-provider existing --kube-context NAME
 
 Each case is one coroutine with a namespace of its own. The first test starts the cases of all
 tests that were selected, and each test waits for the verdict of its own, so that the suite costs

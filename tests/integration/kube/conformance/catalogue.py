@@ -7,15 +7,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiinfra_lab import needs
+from aiinfra_lab.kube.kind.config import environment_folders
 
 from .namespace import Namespace
 
 #: What not every cluster has, by provider; a case that wants more is skipped.
 #: gpus: two at least. cuda: they are told by CUDA_VISIBLE_DEVICES. users: other ones than the
-#: node's own. environment: python:3.12 has the packages of this environment.
+#: node's own. environment: a pod can have the packages of this environment. claims: their data
+#: lies in one folder of this machine. network: pods have one of their own, with Services, and
+#: there are two nodes. containers: nodes are containers of this machine.
 CAPABILITIES = {
-    "local": {"gpus", "cuda", "environment"} | ({"users"} if os.geteuid() == 0 else set()),
-    "kind": {"gpus", "users"},
+    "local": {"gpus", "cuda", "environment", "claims"}
+    | ({"users"} if os.geteuid() == 0 else set()),
+    "kind": {"gpus", "users", "claims", "network", "containers"}
+    | (set() if environment_folders()[1] else {"environment"}),
     "existing": {"users"},
 }
 

@@ -12,8 +12,10 @@ from aiinfra_lab.processes import Child
 
 from .api import LIMIT_S, LOOK_S, Object, path_of
 from .catalogue import case
+from .environment import in_environment
 from .manifests import ended, field, has_failed, is_complete, is_running, job, python, service, spec
 from .namespace import Namespace
+from .nodes import two_nodes
 
 _ORDINARY = """
 apiVersion: v1
@@ -38,7 +40,7 @@ spec:
       restartPolicy: Never
       containers:
         - name: main
-          image: python:3.12
+          image: IMAGE
           command: [python, -uc]
           args:
             - |
@@ -59,7 +61,7 @@ spec:
 async def kubectl(ns: Namespace) -> None:
     """An ordinary Job from the first command to the last."""
     manifest = ns.scratch / "job.yaml"
-    manifest.write_text(_ORDINARY)
+    manifest.write_text(_ORDINARY.replace("IMAGE", ns.image))
     said = await ns.kubectl("apply", "-f", str(manifest))
     assert said.splitlines() == [
         "configmap/settings created",
@@ -163,31 +165,57 @@ async def _written(ns: Namespace, name: str) -> Object:
     return found
 
 
-_ALL_REDUCE = """
+_TRAIN = """
 import json, os
 from datetime import timedelta
 import torch, torch.distributed as dist
 
-rank, port = int(os.environ["JOB_COMPLETION_INDEX"]), os.environ["AIINFRA_JOB_PORT"]
+rank, port = int(os.environ["JOB_COMPLETION_INDEX"]), os.environ.get("AIINFRA_JOB_PORT", "29500")
 at = f"tcp://{os.environ['JOB']}-0.meet:{port}"
 limit = timedelta(seconds=100)
 dist.init_process_group("gloo", init_method=at, rank=rank, world_size=2, timeout=limit)
 values = torch.tensor([1.0, 10.0]) * (rank + 1)
 dist.all_reduce(values)
-print(json.dumps(values.tolist()))
+torch.manual_seed(rank)  # each begins elsewhere, DDP makes them one
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1, bias=False))
+before = model.module.weight.tolist()
+model(torch.tensor([[1.0, 10.0]]) * (rank + 1)).sum().backward()
+gradient = model.module.weight.grad.tolist()
+print(json.dumps([values.tolist(), gradient, before, os.environ["NODE"], torch.__file__]))
 dist.destroy_process_group()
 """
 
 
 @case(needs=("torch",), wants=("environment",))
 async def torch(ns: Namespace) -> None:
-    """Two pods add up their tensors with gloo, meeting at a headless Service's name."""
-    name = {"name": "JOB", "valueFrom": field("metadata.labels['batch.kubernetes.io/job-name']")}
-    threads = {"name": "OMP_NUM_THREADS", "value": "1"}
-    template = spec(python(_ALL_REDUCE, env=[name, threads]), subdomain="meet")
+    """Two pods on two nodes train one model with DDP on gloo, with the torch of this machine.
+
+    They meet at a headless Service's name; the tensors and gradients of both are added up.
+    """
+    env = [
+        {"name": "JOB", "valueFrom": field("metadata.labels['batch.kubernetes.io/job-name']")},
+        {"name": "NODE", "valueFrom": field("spec.nodeName")},
+        {"name": "OMP_NUM_THREADS", "value": "1"},
+    ]
+    apart = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "train"}},
+    }
+    template = spec(python(_TRAIN, env=env), subdomain="meet", topologySpreadConstraints=[apart])
     both = {"completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimit": 0}
-    await ns.create(service("meet", app="sum"), job("j", template, labels={"app": "sum"}, **both))
+    await ns.create(
+        service("meet", app="train"),
+        job("j", in_environment(ns, template), labels={"app": "train"}, **both),
+    )
     found = await ns.job("j", lambda found: is_complete(found) or has_failed(found))
-    said = [await ns.log(pod["metadata"]["name"]) for pod in ns.there()]
-    assert is_complete(found), said
-    assert [json.loads(text.splitlines()[-1]) for text in said] == [[3.0, 30.0]] * 2
+    logs = [await ns.log(pod["metadata"]["name"]) for pod in ns.there()]
+    assert is_complete(found), logs
+    (one, other) = (json.loads(text.splitlines()[-1]) for text in logs)
+    for sums, gradient, weights, _, place in (one, other):
+        assert sums == [3.0, 30.0]
+        assert gradient == [[1.5, 15.0]]
+        assert weights == one[2]
+        assert Path(place).is_relative_to(sys.prefix)
+    assert sorted((one[3], other[3])) == await two_nodes(ns)

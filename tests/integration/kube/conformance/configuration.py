@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 from typing import Any
 
 from .api import Object
 from .catalogue import case
 from .manifests import (
+    SHELL,
     config,
     ended,
     field,
@@ -131,7 +134,7 @@ async def words_of_a_command(ns: Namespace) -> None:
     """command and args take variables too; workingDir is where the program begins."""
     container: Object = {
         "name": "main",
-        "image": "busybox:1.36",
+        "image": SHELL,
         "command": ["sh", "-c", 'echo "$0 $1 $(pwd)"'],
         "args": ["$(WHO)", "$$(WHO)"],
         "env": _env(WHO="me"),
@@ -172,7 +175,7 @@ async def volumes_of_configuration(ns: Namespace) -> None:
     found = await ns.pod("p", ended)
     assert phase(found) == "Succeeded", await ns.log("p")
     text = "alpha\ndotted\nbeta\nalpha\nalpha\n/c: a long.name  /picked: as 400\n"
-    assert (await ns.log("p")).split() == text.replace("/c:", "/c:").split()
+    assert (await ns.log("p")).split() == text.split()
 
 
 @case()
@@ -260,7 +263,13 @@ async def an_update(ns: Namespace) -> None:
     )
     await ns.pod("p", is_running)
     await ns.patch("ConfigMap", "c", {"data": {"a": "two", "old": None, "new": "y"}})
-    await ns.pod("p", lambda found: phase(found) == "Succeeded")
+    done = asyncio.create_task(ns.pod("p", lambda found: phase(found) == "Succeeded"))
+    looks = itertools.count()
+    while ns.provider != "local" and not done.done():
+        # Else a kubelet looks once a minute, which would be half of the suite's time.
+        await ns.patch("Pod", "p", {"metadata": {"annotations": {"look": str(next(looks))}}})
+        await asyncio.wait({done}, timeout=2)
+    await done
     assert (await ns.log("p")).split() == ["one", "a", "new"]
 
 

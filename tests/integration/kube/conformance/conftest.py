@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from aiinfra_lab.kube.kind.engine import Engine
+from aiinfra_lab.kube.kind.node_image.recipe import Recipe
 from aiinfra_lab.kube.pytest_plugin import cluster
 
 from .api import LIMIT_S, Api
@@ -29,8 +31,25 @@ def cluster_options() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def kube_image(request: pytest.FixtureRequest) -> str | None:
+    """What the cases' pods are of: --kube-image, or what `aiinfra cluster python-image` has made.
+
+    None: the public images that the cases name, which the nodes pull, or which nobody looks at.
+    """
+    option = request.config.getoption
+    wished: str | None = option("--kube-image", None)
+    if wished is not None or option("--kube-provider", "local") != "kind":
+        return wished
+    made = Recipe.find().python_tag
+    return made if Engine.find().has_image(made) else None
+
+
+@pytest.fixture(scope="session")
 def verdicts(
-    request: pytest.FixtureRequest, cluster: Any, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    cluster: Any,
+    kube_image: str | None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Future[float]]]:
     """Of each selected case that can run here, by its name: how long it took, or why it failed."""
     # Tests of other folders are among the items, and may have fixtures of the same names.
@@ -41,7 +60,7 @@ def verdicts(
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="conformance")
     thread.start()
-    side_by_side = SideBySide(cluster, tmp_path_factory.mktemp("conformance"))
+    side_by_side = SideBySide(cluster, tmp_path_factory.mktemp("conformance"), kube_image)
     try:
         yield asyncio.run_coroutine_threadsafe(side_by_side.start(cases), loop).result()
     finally:
@@ -54,15 +73,15 @@ def verdicts(
 class SideBySide:
     """The tasks of all cases."""
 
-    def __init__(self, cluster: Any, scratch: Path) -> None:
-        self._cluster, self._scratch = cluster, scratch
+    def __init__(self, cluster: Any, scratch: Path, image: str | None) -> None:
+        self._cluster, self._scratch, self._image = cluster, scratch, image
         self._tasks: list[asyncio.Task[None]] = []
         self._api: Api | None = None
 
     async def start(self, cases: list[Case]) -> dict[str, Future[float]]:
         """Start everything; returns at once, with what each case will say."""
         self._api = await Api.connect(self._cluster.kubeconfig)
-        shown = Shown(self._api, self._cluster.provider, self._scratch)
+        shown = Shown(self._api, self._cluster.provider, self._scratch, self._image)
         synced = [asyncio.Event() for _ in WATCHED]
         for kind, event in zip(WATCHED, synced, strict=True):
             self._tasks.append(asyncio.create_task(shown.watch(kind, event)))

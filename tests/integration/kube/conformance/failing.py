@@ -6,6 +6,7 @@ from .api import Object
 from .catalogue import case
 from .manifests import (
     FOREVER,
+    SHELL,
     condition,
     ended,
     exit_code,
@@ -71,13 +72,12 @@ async def one_of_two(ns: Namespace) -> None:
     """While one container runs the pod does, though not ready; then it has failed."""
     script = "until [ -e /both/end ]; do sleep 0.1; done"
     seen = [mount("work", "/both")]
-    late = "sleep 1.5; touch /both/end; exit 5"
     await ns.create(
         pod(
             "p",
             shell(script, volumeMounts=seen),
             shell("exit 7", "bad"),
-            shell(late, "late", volumeMounts=seen),
+            shell(f"{script}; exit 5", "late", volumeMounts=seen),
             volumes=[volume("work")],
         )
     )
@@ -88,6 +88,7 @@ async def one_of_two(ns: Namespace) -> None:
     found = await ns.pod("p", begun)
     assert phase(found) == "Running"
     assert not holds(found, "Ready")
+    await ns.kubectl("exec", "p", "-c", "late", "--", "touch", "/both/end")
     found = await ns.pod("p", ended)
     assert phase(found) == "Failed"
     assert (exit_code(found), exit_code(found, "bad"), exit_code(found, "late")) == (0, 7, 5)
@@ -150,7 +151,7 @@ async def no_such_image(ns: Namespace) -> None:
 @case()
 async def no_such_program(ns: Namespace) -> None:
     """The image is there, the program is not."""
-    container = {"name": "main", "image": "busybox:1.36", "command": ["no-such-program"]}
+    container = {"name": "main", "image": SHELL, "command": ["no-such-program"]}
     await ns.create(pod("p", container))
     found = await ns.pod("p", ended)
     assert phase(found) == "Failed"

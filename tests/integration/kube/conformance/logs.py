@@ -14,6 +14,7 @@ from .catalogue import case
 from .manifests import (
     LOOP,
     ended,
+    field,
     is_running,
     mount,
     phase,
@@ -31,7 +32,7 @@ from .namespace import Namespace
 async def of_a_finished_pod(ns: Namespace) -> None:
     """The whole, the last lines, the first bytes, with times; both streams."""
     # A moment apart: nobody promises the order of two streams.
-    script = "echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three; printf four"
+    script = "echo one; sleep 1; echo two >&2; sleep 1; echo three; printf four"
     await ns.create(pod("p", shell(script)))
     found = await ns.pod("p", lambda found: phase(found) == "Succeeded")
     assert await ns.kubectl("logs", "p") == "one\ntwo\nthree\nfour"
@@ -89,7 +90,8 @@ sys.stdout.buffer.write(b"\\xff\\x00\\n")
 async def of_the_run_before(ns: Namespace) -> None:
     """--previous shows the run that ended; there is none before the first restart."""
     script = "n=$(cat /both/n || echo 0); echo run $n; echo $((n + 1)) > /both/n; test $n -gt 0"
-    container = shell(f"{script} 2>&1 && exec sleep 600", volumeMounts=[mount("work", "/both")])
+    script = f"exec 2>&1; {script} && exec sleep 600"
+    container = shell(script, volumeMounts=[mount("work", "/both")])
     await ns.create(pod("p", container, restartPolicy="OnFailure", volumes=[volume("work")]))
     await ns.pod("p", lambda found: is_running(found) and status(found)["restartCount"] == 1)
     assert (await ns.kubectl("logs", "p", "--previous")).endswith("run 0\n")
@@ -150,7 +152,11 @@ async def execute(ns: Namespace) -> None:
 
 @case()
 async def forward_a_port(ns: Namespace) -> None:
-    """kubectl port-forward brings a pod's port here."""
+    """kubectl port-forward brings a pod's port here.
+
+    It leads to localhost of the pod's own network. Pods of ``local`` share this machine's, where
+    that would be everybody's: there it leads to the pod's address.
+    """
     script = """
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -158,7 +164,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers(); self.wfile.write(b"hello")
 http.server.ThreadingHTTPServer((os.environ["IP"], 8082), Handler).serve_forever()
 """
-    env = [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+    at = {"valueFrom": field("status.podIP")} if ns.provider == "local" else {"value": "0.0.0.0"}
+    env = [{"name": "IP", **at}]
     probe = {"tcpSocket": {"port": 8082}, "periodSeconds": 1}
     await ns.create(pod("p", python(script, env=env, readinessProbe=probe)))
     await ns.kubectl("wait", "pod/p", "--for=condition=Ready", "--timeout=140s")

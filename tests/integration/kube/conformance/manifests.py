@@ -6,6 +6,7 @@ from typing import Any
 
 from .api import Object
 
+#: What containers are of, where the suite has no image of its own for both.
 PYTHON, SHELL = "python:3.12", "busybox:1.36"
 # Volumes are mounted at paths that no machine has: on ``local`` a mount would hide what is there.
 #: Waits for ever, but hears signals at once, also as the first process of its container.
@@ -22,6 +23,15 @@ def shell(script: str, name: str = "main", **fields: Any) -> Object:
 def python(script: str, name: str = "main", **fields: Any) -> Object:
     """A container that runs a Python script."""
     return {"name": name, "image": PYTHON, "command": ["python", "-uc", _literal(script)], **fields}
+
+
+def of_image(item: Any, image: str) -> Any:
+    """``item`` with ``image`` in the place of those that the cases name."""
+    if isinstance(item, dict):
+        return {key: of_image(value, image) for key, value in item.items()}
+    if isinstance(item, list):
+        return [of_image(value, image) for value in item]
+    return image if item in (PYTHON, SHELL) else item
 
 
 def _literal(script: str) -> str:

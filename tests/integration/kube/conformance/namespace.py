@@ -21,6 +21,7 @@ import aiohttp
 from aiinfra_lab.kube.programs import find_programs
 
 from .api import LIMIT_S, LOOK_S, Api, Object, Refused, path_of
+from .manifests import PYTHON, of_image
 
 T = TypeVar("T")
 WATCHED = ("Pod", "Job", "Event")
@@ -38,13 +39,15 @@ class Namespace:
         The whole cluster.
     provider : str
         Whose cluster it is.
+    image : str
+        What its containers with Python are of.
     scratch : Path
         A folder of this machine for what the case writes.
     """
 
     def __init__(self, name: str, shown: Shown) -> None:
         self.name, self.api, self.provider = name, shown.api, shown.provider
-        self.scratch = shown.scratch / name
+        self.image, self.scratch = shown.image or PYTHON, shown.scratch / name
         self._shown, self._news = shown, asyncio.Event()
         self._versions: dict[tuple[str, str], list[Object]] = defaultdict(list)
         self._there: dict[tuple[str, str], Object] = {}
@@ -64,6 +67,8 @@ class Namespace:
     async def create(self, *objects: Object) -> None:
         """Create objects, in order."""
         for item in objects:
+            if self._shown.image:
+                item = of_image(item, self._shown.image)
             kind = item["kind"]
             group = path_of(kind).removeprefix("/apis/").removeprefix("/api/").rpartition("/")[0]
             await self.api.ask("POST", path_of(kind, self.name), {"apiVersion": group, **item})
@@ -188,8 +193,8 @@ class Namespace:
 class Shown:
     """All that the watches of one cluster show, given to the namespaces."""
 
-    def __init__(self, api: Api, provider: str, scratch: Path) -> None:
-        self.api, self.provider, self.scratch = api, provider, scratch
+    def __init__(self, api: Api, provider: str, scratch: Path, image: str | None = None) -> None:
+        self.api, self.provider, self.scratch, self.image = api, provider, scratch, image
         self._namespaces: dict[str, Namespace] = {}
 
     async def open(self, owner: str = "") -> Namespace:

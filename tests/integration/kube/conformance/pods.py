@@ -31,7 +31,7 @@ async def shared_folder(ns: Namespace) -> None:
     await ns.create(pod("p", writer, reader, other, volumes=[volume("work"), memory]))
     found = await ns.pod("p", ended)
     assert (exit_code(found, "writer"), exit_code(found, "other")) == (0, 0)
-    assert (await ns.log("p")).startswith("hello\n")
+    assert "hello" in (await ns.log("p")).splitlines()  # nobody promises the order of streams
     assert exit_code(found)  # it may only read
     assert await ns.log("p", "other") == "y\n"
 
@@ -109,7 +109,7 @@ async def service_account(ns: Namespace) -> None:
 @case()
 async def without_a_token(ns: Namespace) -> None:
     """A pod that wants no token gets none."""
-    container = shell("ls /var/run/secrets/kubernetes.io/serviceaccount || echo none")
+    container = shell("ls /var/run/secrets/kubernetes.io/serviceaccount 2>&1 || echo none")
     await ns.create(pod("p", container, automountServiceAccountToken=False))
     await ns.pod("p", ended)
     assert (await ns.log("p")).endswith("none\n")

@@ -25,22 +25,23 @@ _WORK = [mount("work", "/both")]
 @case()
 async def readiness(ns: Namespace) -> None:
     """A container runs, is not ready until its probe says so, and stops being ready."""
-    script = "sleep 1.5; touch /both/ready; sleep 3; rm /both/ready; exec sleep 600"
     probe = {"exec": {"command": ["cat", "/both/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
-    container = shell(script, readinessProbe=probe, volumeMounts=_WORK)
+    container = shell(FOREVER, readinessProbe=probe, volumeMounts=_WORK)
     await ns.create(pod("p", container, volumes=[volume("work")]))
-    found = await ns.pod("p", is_running)
-    assert not holds(found, "Ready")
+    await ns.pod("p", is_running)
+    await ns.event("Unhealthy", "p")
+    assert not any(holds(found, "Ready") for found in ns.versions("Pod", "p"))
+    await ns.kubectl("exec", "p", "--", "touch", "/both/ready")
     ready = await ns.pod("p", lambda found: holds(found, "Ready"))
     assert status(ready)["ready"]
     at = int(ready["metadata"]["resourceVersion"])
+    await ns.kubectl("exec", "p", "--", "rm", "/both/ready")
     after = await ns.pod(
         "p",
         lambda found: not holds(found, "Ready") and int(found["metadata"]["resourceVersion"]) > at,
     )
     assert is_running(after)
     assert status(after)["restartCount"] == 0
-    await ns.event("Unhealthy", "p")
 
 
 @case()
@@ -87,20 +88,21 @@ http.server.ThreadingHTTPServer((os.environ["IP"], 8080), handler).serve_forever
 @case()
 async def startup(ns: Namespace) -> None:
     """The other probes wait until the startup probe has succeeded."""
-    script = "sleep 2; touch /both/up; exec sleep 600"
     there = {"exec": {"command": ["cat", "/both/up"]}, "periodSeconds": 1}
     container = shell(
-        script,
-        startupProbe={**there, "failureThreshold": 60},
+        FOREVER,
+        startupProbe={**there, "failureThreshold": 600},
         livenessProbe={**there, "failureThreshold": 1},
         volumeMounts=_WORK,
     )
     await ns.create(pod("p", container, restartPolicy="Always", volumes=[volume("work")]))
-    found = await ns.pod("p", is_running)
-    assert not status(found)["started"]
+    await ns.pod("p", is_running)
+    await ns.event("Unhealthy", "p")
+    assert not any(status(found).get("started") for found in ns.versions("Pod", "p"))
+    await ns.kubectl("exec", "p", "--", "touch", "/both/up")
     found = await ns.pod("p", lambda found: status(found).get("started"))
     assert status(found)["restartCount"] == 0
-    assert holds(found, "Ready")
+    await ns.pod("p", lambda found: holds(found, "Ready"))
 
 
 @case()

@@ -65,6 +65,23 @@ async def _given(ns: Namespace, name: str) -> tuple[str, str]:
     raise AssertionError(f"{name} ended without a word")
 
 
+@case(wants=("gpus",))
+async def more_gpus_than_a_node_has(ns: Namespace) -> None:
+    """Who asks one node for more than any has waits, and is told what for; others do not wait."""
+    nodes = (await ns.api.ask("GET", path_of("Node")))["items"]
+    most = max(int(n["status"]["allocatable"].get("nvidia.com/gpu", 0)) for n in nodes)
+    wanted: Object = {"limits": {"nvidia.com/gpu": str(most + 1)}}
+    await ns.create(pod("p", shell("true", resources=wanted)), pod("other", shell("true")))
+    found = await ns.pod("p", lambda found: condition(found, "PodScheduled"))
+    told = condition(found, "PodScheduled")
+    assert (phase(found), told["reason"]) == ("Pending", "Unschedulable")
+    assert f"{len(nodes)} Insufficient nvidia.com/gpu" in told["message"]
+    assert "Insufficient nvidia.com/gpu" in await ns.event("FailedScheduling", "p")
+    assert "Insufficient nvidia.com/gpu" in await ns.kubectl("describe", "pod", "p")
+    await ns.pod("other", lambda found: phase(found) == "Succeeded")
+    assert {phase(version) for version in ns.versions("Pod", "p")} == {"Pending"}
+
+
 @case(wants=("cuda",))
 async def no_gpu(ns: Namespace) -> None:
     """A pod that asks for none sees none, even where there are some."""

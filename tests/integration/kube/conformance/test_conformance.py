@@ -20,6 +20,8 @@ _SUBJECTS = (
     "deletion",
     "logs",
     "network",
+    "nodes",
+    "walls",
     "resources",
     "clients",
 )

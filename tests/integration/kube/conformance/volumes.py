@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from aiinfra_lab.kube.storage import CLAIMS
+
 from .api import path_of
 from .catalogue import case
-from .manifests import FOREVER, claim, ended, is_running, mount, phase, pod, shell, volume
+from .manifests import FOREVER, claim, ended, field, is_running, mount, phase, pod, shell, volume
 from .namespace import Namespace
+from .nodes import two_nodes
 
 _DATA = volume("data", persistentVolumeClaim={"claimName": "c"})
 _SEEN = [mount("data", "/data")]
+_NODE = {"name": "NODE", "valueFrom": field("spec.nodeName")}
 
 
 @case()
@@ -30,6 +36,36 @@ async def from_pod_to_pod(ns: Namespace) -> None:
     await ns.delete("PersistentVolumeClaim", "c")
     await ns.gone("PersistentVolumeClaim", "c")
     await ns.api.gone(path_of("PersistentVolume", name=found["spec"]["volumeName"]))
+
+
+@case(wants=("claims",))
+async def from_node_to_node(ns: Namespace) -> None:
+    """One node writes, another reads; it lies in one folder of this machine, until the claim goes.
+
+    A claim is there once for all nodes because they see that folder.
+    """
+    first, second = await two_nodes(ns)
+    writer = shell("echo from $NODE > /data/f", volumeMounts=_SEEN, env=[_NODE])
+    await ns.create(claim("c"), pod("w", writer, volumes=[_DATA], nodeName=first))
+    await ns.pod("w", lambda found: phase(found) == "Succeeded")
+    script = "cat /data/f; echo and $NODE >> /data/f"
+    reader = shell(script, volumeMounts=_SEEN, env=[_NODE])
+    await ns.create(pod("r", reader, volumes=[_DATA], nodeName=second))
+    found = await ns.pod("r", ended)
+    assert phase(found) == "Succeeded", await ns.log("r")
+    assert await ns.log("r") == f"from {first}\n"
+    name = (await ns.get("PersistentVolumeClaim", "c"))["spec"]["volumeName"]
+    bound = await ns.api.ask("GET", path_of("PersistentVolume", name=name))
+    above = ns.api.kubeconfig.parent / "claims" if ns.provider == "kind" else CLAIMS
+    folder = above / Path(bound["spec"]["hostPath"]["path"]).name
+    assert (folder / "f").read_text() == f"from {first}\nand {second}\n"
+    for pod_name in ("w", "r"):
+        await ns.delete("Pod", pod_name)
+        await ns.gone("Pod", pod_name)
+    await ns.delete("PersistentVolumeClaim", "c")
+    await ns.api.gone(path_of("PersistentVolume", name=name))
+    assert not folder.exists()
+    assert above.is_dir()
 
 
 @case()
