@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aiinfra_lab.course.notebooks import Notebook, normalised, read_notebook, write_notebook
-from aiinfra_lab.errors import NotebookError
+from aiinfra_lab.errors import MissingNeed, NotebookError
 
 # A cell that runs longer than this many budgets hangs.
 _PATIENCE = 10
@@ -49,6 +49,8 @@ def execute(
     ------
     NotebookError
         A cell raised, took too long, or lost its kernel.
+    MissingNeed
+        A cell says that the machine lacks something.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -70,6 +72,8 @@ def execute(
                 extra_arguments=["--log-level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
+            if error.ename == MissingNeed.__name__:  # a need that hangs on a parameter
+                raise MissingNeed(error.evalue) from None
             message = (
                 f"{path.name}: cell {_cell_name(path, error)} raised {error.ename}: {error.evalue}"
             )

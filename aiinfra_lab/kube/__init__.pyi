@@ -2,6 +2,7 @@ from .existing import RIGHTS as RIGHTS
 from .existing import Right as Right
 from .existing import check_access as check_access
 from .installation import install as install
+from .kind.attached import KindCluster as KindCluster
 from .local import LocalCluster as LocalCluster
 from .place import Record as Record
 from .place import known_clusters as known_clusters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import papermill.iorw
@@ -10,7 +11,7 @@ from notebook_files import code, notebook
 
 from aiinfra_lab.course.execution import execute
 from aiinfra_lab.course.notebooks import read_notebook, write_notebook
-from aiinfra_lab.errors import NotebookError
+from aiinfra_lab.errors import MissingNeed, NotebookError
 
 PARAMETERS = code("parameters", "n: int = 1", tags=["parameters"])
 
@@ -51,6 +52,18 @@ def test_a_failure_names_the_cell_and_the_notebook_is_kept(write, tmp_path: Path
     assert "1\n" in [
         o.get("text") for c in read_notebook(keep)["cells"] for o in c.get("outputs", [])
     ]
+
+
+def test_what_a_cell_says_to_be_missing_is_missing(write) -> None:
+    cell = """
+    from aiinfra_lab.errors import MissingNeed
+    raise MissingNeed("this needs a daemon", found="none", fix="To get it: start it")
+    """
+
+    with pytest.raises(MissingNeed) as caught:
+        execute(write(code("needs", textwrap.dedent(cell))))
+
+    assert str(caught.value) == "this needs a daemon; found none. To get it: start it"
 
 
 def test_a_dead_kernel_is_a_sentence(write) -> None:
