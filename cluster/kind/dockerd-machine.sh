@@ -105,7 +105,10 @@ restore() { # rules, bridges, forwarding and mounts as they were
         done <"$BEFORE/forwarding"
     fi
     for name in $made; do
-        grep -qxF "$name" "$BEFORE/links" || ip link delete "$name" || true
+        ! grep -qxF "$name" "$BEFORE/links" || continue
+        # The kernel takes a container's own link away some time after the container has ended.
+        for value in $(links master "$name"); do ip link delete "$value" 2>/dev/null || true; done
+        ip link delete "$name" || true
     done
     unmount_below "$ROOT" "$EXEC"
     tac "$BEFORE/mounts" | while read -r place; do umount "$place" || true; done

@@ -70,14 +70,16 @@ def advertise_gpus(kubeconfig: Path, nodes: Iterable[str], count: int) -> None:
     """Have each node say that it has ``count`` ``nvidia.com/gpu``, whatever it has.
 
     The scheduler then counts them, and a pod that asks for more says why it is Pending. The
-    kubelet keeps a resource that it does not know itself, and makes it allocatable.
+    kubelet keeps a resource that it does not know itself, and makes it allocatable with its next
+    report, which may be ten seconds away: until then that is said for it.
 
     Raises
     ------
     ProcessError
         The API server refuses it.
     """
-    patch = {"status": {"capacity": {"nvidia.com/gpu": str(count)}}}
+    said = {"nvidia.com/gpu": str(count)}
+    patch = {"status": {"capacity": said, "allocatable": said}}
     api = client(kubeconfig)
     with api.api_client:
         for name in nodes:

@@ -51,7 +51,8 @@ class Api:
                 merged = self.headers["Content-Type"] == "application/strategic-merge-patch+json"
                 change = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if merged and self.path.endswith("/status"):
-                    api.gpus[self.path.split("/")[-2]] = change["status"]["capacity"]
+                    # Those that the scheduler counts.
+                    api.gpus[self.path.split("/")[-2]] = change["status"]["allocatable"]
                 self.answer(200, {})
 
             def do_DELETE(self) -> None:

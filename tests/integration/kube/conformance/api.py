@@ -105,6 +105,13 @@ class Api:
                 raise
         return None
 
+    async def come(self, path: str) -> Object:
+        """Wait until an object is there, and read it."""
+        async with asyncio.timeout(LIMIT_S):
+            while not (found := await self.find(path)):
+                await asyncio.sleep(LOOK_S)
+        return found
+
     async def gone(self, path: str) -> None:
         """Wait until an object is there no more."""
         async with asyncio.timeout(LIMIT_S):

@@ -175,8 +175,9 @@ class Namespace:
         return await self.until(look)
 
     async def gone(self, kind: str, name: str) -> None:
-        """Wait until the API server has no such object any more."""
+        """Wait until the API server has no such object any more, and the watch has told its end."""
         await self.api.gone(path_of(kind, self.name, name))
+        await self.until(lambda: (kind, name) not in self._there)
 
     def story(self) -> str:
         """What is there now, for the reader of a failure."""
@@ -205,9 +206,7 @@ class Shown:
         body = {"metadata": {"name": name, "labels": {"aiinfra": "test"}}}
         await self.api.ask("POST", path_of("Namespace"), body)
         # Until the controllers have made it, no pod is admitted.
-        async with asyncio.timeout(LIMIT_S):
-            while not await self.api.find(path_of("ServiceAccount", name, "default")):
-                await asyncio.sleep(LOOK_S)
+        await self.api.come(path_of("ServiceAccount", name, "default"))
         return made
 
     async def close(self, name: str) -> None:

@@ -22,7 +22,8 @@ async def a_node(ns: Namespace) -> None:
         assert condition(node, "MemoryPressure").get("status") == "False"
         assert all(node["status"]["nodeInfo"][key] for key in ("kubeletVersion", "osImage"))
         assert node["status"]["allocatable"]["pods"] not in ("", "0")
-        lease = await ns.api.ask("GET", path_of("Lease", "kube-node-lease", name))
+        # A node that has just come makes it a moment after it is ready.
+        lease = await ns.api.come(path_of("Lease", "kube-node-lease", name))
         renewed = datetime.fromisoformat(lease["spec"]["renewTime"])
         assert (datetime.now(UTC) - renewed).total_seconds() < 40
     said = await ns.kubectl("get", "nodes", "-o", "wide")
