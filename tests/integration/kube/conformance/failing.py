@@ -92,7 +92,8 @@ async def one_of_two(ns: Namespace) -> None:
     found = await ns.pod("p", begun)
     assert phase(found) == "Running"
     assert not holds(found, "Ready")
-    await ns.kubectl("exec", "p", "-c", "late", "--", "touch", "/both/end")
+    # The container may end before it has told kubectl of the end of what was executed in it.
+    await ns.kubectl("exec", "p", "-c", "late", "--", "touch", "/both/end", check=False)
     found = await ns.pod("p", ended)
     assert phase(found) == "Failed"
     assert (exit_code(found), exit_code(found, "bad"), exit_code(found, "late")) == (0, 7, 5)
