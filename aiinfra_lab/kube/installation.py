@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import sys
 import time
@@ -144,10 +143,7 @@ def _obtain(name: str, source: Source, folder: Path) -> Program:
         except (MissingNeed, Unreachable) as error:
             lacks.append(error)
             continue
-        with target.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        stamp = Stamp(version, target.stat().st_size, digest, origin)
-        programs.write_stamp(folder, name, stamp)
+        programs.write_stamp(folder, name, Stamp.of(target, version, origin))
         return Program(name, target, origin, version)
     fixes = [error.fix for error in lacks if error.fix]
     raise MissingNeed(

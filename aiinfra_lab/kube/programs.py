@@ -8,6 +8,7 @@ not count. What the user's own variables name (envtest's ``TEST_ASSET_*`` and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -33,6 +34,17 @@ class Stamp:
     size: int  # bytes
     sha256: str
     origin: Literal["download", "build"]
+
+    @classmethod
+    def of(cls, path: Path, version: str, origin: Literal["download", "build"]) -> Stamp:
+        """The stamp of a program that is whole."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(version, path.stat().st_size, digest, origin)
+
+    def fits(self, path: Path) -> bool:
+        """Whether the program is there, and as long as it was."""
+        return path.is_file() and path.stat().st_size == self.size
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ def find_program(name: str) -> Program | None:
     if path.parent != programs_folder():
         return Program(name, path, "path" if shutil.which(name) == str(path) else "environment")
     stamp = read_stamps(path.parent).get(name)
-    if stamp is None or path.stat().st_size != stamp.size:
+    if stamp is None or not stamp.fits(path):
         raise MissingNeed(
             f"{path} is not whole, or was put there by something else",
             fix="To mend it: aiinfra cluster install",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,8 @@ from aiinfra_lab.kube.existing import check_access
 from aiinfra_lab.kube.kind.config import NodePlan
 from aiinfra_lab.kube.kind.engine import Engine, sentence
 from aiinfra_lab.kube.kind.image import NODE_IMAGE, is_pinned
+from aiinfra_lab.kube.kind.messages import listed, say
+from aiinfra_lab.kube.kind.node_image import making
 from aiinfra_lab.kube.kind.ready import (
     advertise_gpus,
     await_nodes,
@@ -128,8 +129,6 @@ class Creation:
             self._plan = replace(self._plan, image=self._image_without_pull(_last(log)))
 
     def _image_without_pull(self, why: str) -> str:
-        from aiinfra_lab.kube.kind.node_image.making import make_node_image
-
         lack = MissingNeed(
             f"the node image {self._plan.image} could not be pulled",
             found=why,
@@ -139,7 +138,7 @@ class Creation:
             raise lack
         say(f"it could not be pulled ({why}), so one is made here")
         try:
-            return make_node_image()
+            return making.make_node_image()
         except MissingNeed as error:
             say(f"it cannot be made here: {sentence(error)}")
             raise lack from None
@@ -264,16 +263,6 @@ def server_of(kubeconfig: Path) -> str:
 
     document = yaml.safe_load(kubeconfig.read_text("utf-8"))
     return str(document["clusters"][0]["cluster"]["server"])
-
-
-def listed(names: Sequence[str]) -> str:
-    """The names as a part of a sentence."""
-    return ", ".join(names)
-
-
-def say(text: str) -> None:
-    """Tell the user, on stderr."""
-    print(f"aiinfra: {text}", file=sys.stderr, flush=True)
 
 
 def _shown(line: str) -> None:

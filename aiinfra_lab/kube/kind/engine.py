@@ -64,8 +64,7 @@ class Engine:
         named = os.environ.get("KIND_EXPERIMENTAL_PROVIDER", "")
         name = named if named in _ENGINES else "docker"
         if name == "docker":
-            needs.find.cache_clear()  # it may have been started since somebody asked
-            needs.require("docker")
+            return cls.docker()
         path = shutil.which(name)
         if path is None:
             raise MissingNeed(
@@ -73,6 +72,19 @@ class Engine:
                 fix="Install it, or unset the variable to use Docker.",
             )
         return cls(path)
+
+    @classmethod
+    def docker(cls) -> Engine:
+        """Docker itself, whatever engine kind is told to use.
+
+        Raises
+        ------
+        MissingNeed
+            It is not here, or its daemon does not answer.
+        """
+        needs.find.cache_clear()  # it may have been started since somebody asked
+        needs.require("docker")
+        return cls(shutil.which("docker") or "docker")
 
     @property
     def has_daemon(self) -> bool:

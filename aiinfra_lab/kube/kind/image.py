@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from aiinfra_lab.errors import AIInfraLabError, InputError
 from aiinfra_lab.kube.kind.engine import Engine
+from aiinfra_lab.kube.kind.node_image.archive import load_archive
+from aiinfra_lab.kube.kind.node_image.recipe import Recipe
 
 #: Of the pinned kind's release notes, which have an image for each Kubernetes that it makes; this
 #: one is of the minor version that the other providers pin. A tag alone would not say what comes.
@@ -22,9 +24,6 @@ ImagePlace = Callable[[Engine], str | None]
 
 def made_here(engine: Engine) -> str | None:
     """The image that was made on this machine of what this course's node is made of."""
-    # These modules say what they do by means that need this one.
-    from aiinfra_lab.kube.kind.node_image.recipe import Recipe
-
     try:
         tag = Recipe.find().tag
     except (AIInfraLabError, OSError):  # installed without it; nobody has asked for that image
@@ -34,9 +33,6 @@ def made_here(engine: Engine) -> str | None:
 
 def archived(engine: Engine) -> str | None:
     """The same image out of the archive in the cache, which is loaded; stderr says so."""
-    from aiinfra_lab.kube.kind.node_image.archive import load_archive
-    from aiinfra_lab.kube.kind.node_image.recipe import Recipe
-
     try:
         recipe = Recipe.find()
         return recipe.tag if load_archive(engine, recipe) else None

@@ -16,10 +16,11 @@ from aiinfra_lab.errors import AIInfraLabError, InputError, MissingNeed, Process
 from aiinfra_lab.kube.clients import apply_crds, read_crds
 from aiinfra_lab.kube.existing import check_access
 from aiinfra_lab.kube.kind.config import TEMPLATE, NodePlan, environment_folders
-from aiinfra_lab.kube.kind.creation import LEAST_WAIT_S, Creation, check_images, listed, say
+from aiinfra_lab.kube.kind.creation import LEAST_WAIT_S, Creation, check_images
 from aiinfra_lab.kube.kind.engine import Engine, run, sentence
 from aiinfra_lab.kube.kind.image import NODE_IMAGE, checked_image, choose_image
 from aiinfra_lab.kube.kind.logs import CREATION, node_log
+from aiinfra_lab.kube.kind.messages import listed, say
 from aiinfra_lab.kube.kind.removal import Made, data_folder, own_nodes, remove
 from aiinfra_lab.kube.kind.work import call_off
 from aiinfra_lab.kube.place import Place, Record

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aiinfra_lab.errors import ProcessError
-from aiinfra_lab.kube.kind.creation import say
 from aiinfra_lab.kube.kind.engine import Engine, last_line, run
+from aiinfra_lab.kube.kind.messages import say
 from aiinfra_lab.kube.kind.node_image.recipe import ARCHIVE_ENDS, Recipe
 from aiinfra_lab.processes import Child
 from aiinfra_lab.processes.tail import read_tail

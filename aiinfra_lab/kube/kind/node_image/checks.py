@@ -8,26 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from aiinfra_lab import needs
 from aiinfra_lab.errors import MissingNeed
 from aiinfra_lab.kube.kind.engine import Engine, run
 from aiinfra_lab.needs import go_program
 
 _INFO_S = 30.0
 _SYSTEM_FOLDERS = "/usr/sbin:/sbin"  # of debootstrap; not on every user's PATH
-
-
-def find_docker() -> Engine:
-    """Docker itself, whatever engine kind is told to use: the script speaks to no other.
-
-    Raises
-    ------
-    MissingNeed
-        It is not here, or its daemon does not answer.
-    """
-    needs.find.cache_clear()  # it may have been started since somebody asked
-    needs.require("docker")
-    return Engine(shutil.which("docker") or "docker")
 
 
 def search_path() -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aiinfra_lab.clock import Clock, SystemClock
-from aiinfra_lab.kube.kind.creation import say
+from aiinfra_lab.kube.kind.messages import say
 from aiinfra_lab.observability import Reporter, progress
 
 Kind = Literal["compile", "step"]

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from aiinfra_lab.kube.kind.creation import say
 from aiinfra_lab.kube.kind.engine import Engine, run
+from aiinfra_lab.kube.kind.messages import say
 from aiinfra_lab.kube.kind.node_image.recipe import images_folder
 
 KEPT = 2  # images and archives: that of this key, and the newest of the others

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from aiinfra_lab.errors import AIInfraLabError, ProcessError
 from aiinfra_lab.kube.installation import take_turn, unwritable
-from aiinfra_lab.kube.kind.creation import say
 from aiinfra_lab.kube.kind.engine import Engine, last_line, run, sentence
+from aiinfra_lab.kube.kind.messages import say
 from aiinfra_lab.kube.kind.node_image import checks, leftovers
 from aiinfra_lab.kube.kind.node_image.archive import find_archive, load_archive, save_archive
 from aiinfra_lab.kube.kind.node_image.estimate import Meter, Task, duration
@@ -60,7 +60,7 @@ def make_node_image(*, again: bool = False, archive: bool = True) -> str:
     ProcessError
         A step failed; what was done before is kept.
     """
-    recipe, engine = Recipe.find(), checks.find_docker()
+    recipe, engine = Recipe.find(), Engine.docker()  # the script speaks to no other
     if not again and engine.has_image(recipe.tag) and (find_archive(recipe) or not archive):
         return recipe.tag
     with _turn():
@@ -88,7 +88,7 @@ def make_python_image(*, again: bool = False) -> str:
     MissingNeed, ProcessError
         As ``make_node_image``.
     """
-    recipe, engine = Recipe.find(), checks.find_docker()
+    recipe, engine = Recipe.find(), Engine.docker()  # the script speaks to no other
     if again or not engine.has_image(recipe.python_tag):
         with _turn():
             if again or not engine.has_image(recipe.python_tag):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -94,10 +93,10 @@ def present(wanted: Wanted) -> Path | None:
     """
     name, shared, own = wanted.name, programs_folder(), built_folder()
     stamp = read_stamps(shared).get(name)
-    if stamp and stamp.version == wanted.tool.version and _is_whole(shared / name, stamp):
+    if stamp and stamp.version == wanted.tool.version and stamp.fits(shared / name):
         return shared / name
     stamp = read_stamps(own).get(name)
-    if stamp and stamp.version == wanted.sources and _is_whole(own / name, stamp):
+    if stamp and stamp.version == wanted.sources and stamp.fits(own / name):
         return own / name
     return None
 
@@ -107,9 +106,7 @@ def compile_program(wanted: Wanted, tick: Callable[[], None]) -> None:
     folder = built_folder()
     target, sources = folder / wanted.name, wanted.sources
     build(wanted.tool, wanted.manifest, target, lambda packages: tick())
-    with target.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    write_stamp(folder, wanted.name, Stamp(sources, target.stat().st_size, sha256, "build"))
+    write_stamp(folder, wanted.name, Stamp.of(target, sources, "build"))
 
 
 def gather(programs: Iterable[Wanted], folder: Path) -> None:
@@ -130,7 +127,3 @@ def gather(programs: Iterable[Wanted], folder: Path) -> None:
             os.link(path, folder / wanted.name)
             continue
         shutil.copy2(path, folder / wanted.name)
-
-
-def _is_whole(path: Path, stamp: Stamp) -> bool:
-    return path.is_file() and path.stat().st_size == stamp.size

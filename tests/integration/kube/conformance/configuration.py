@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from typing import Any
 
 from .api import Object
 from .catalogue import case
@@ -13,6 +12,7 @@ from .manifests import (
     SHELL,
     config,
     ended,
+    env,
     field,
     is_running,
     key,
@@ -38,13 +38,6 @@ async def _environment(ns: Namespace, name: str) -> dict[str, str]:
     return said
 
 
-def _env(**values: Any) -> list[Object]:
-    return [
-        {"name": name, "value": value} if isinstance(value, str) else {"name": name, **value}
-        for name, value in values.items()
-    ]
-
-
 def _from(source: Object) -> Object:
     return {"valueFrom": source}
 
@@ -52,7 +45,7 @@ def _from(source: Object) -> Object:
 @case()
 async def environment(ns: Namespace) -> None:
     """Values, what they refer to, the pod's own fields, and whole ConfigMaps and Secrets."""
-    env = _env(
+    variables = env(
         PLAIN="one",
         ESCAPED="$$(PLAIN) $(NOBODY) $",
         LATER="$(TOO_LATE)",
@@ -75,7 +68,7 @@ async def environment(ns: Namespace) -> None:
         {"secretRef": {"name": "s"}, "prefix": "S_"},
         {"configMapRef": {"name": "nobody", "optional": True}},
     ]
-    container = python(_SAY, env=env, envFrom=sources)
+    container = python(_SAY, env=variables, envFrom=sources)
     await ns.create(
         config("c", a="alpha", BOTH="theirs"),
         secret("s", b="beta"),
@@ -116,14 +109,14 @@ async def resources_in_the_environment(ns: Namespace) -> None:
     def of(resource: str, **more: str) -> Object:
         return _from({"resourceFieldRef": {"resource": resource, **more}})
 
-    env = _env(
+    variables = env(
         MIB=of("limits.memory", divisor="1Mi"),
         BYTES=of("limits.memory"),
         MILLI=of("requests.cpu", divisor="1m"),
         CPUS=of("limits.cpu"),
     )
     limits = {"limits": {"memory": "128Mi", "cpu": "1500m"}, "requests": {"cpu": "50m"}}
-    await ns.create(pod("p", python(_SAY, env=env, resources=limits)))
+    await ns.create(pod("p", python(_SAY, env=variables, resources=limits)))
     said = await _environment(ns, "p")
     found = [said[name] for name in ("MIB", "BYTES", "MILLI", "CPUS")]
     assert found == ["128", str(128 << 20), "50", "2"]
@@ -137,7 +130,7 @@ async def words_of_a_command(ns: Namespace) -> None:
         "image": SHELL,
         "command": ["sh", "-c", 'echo "$0 $1 $(pwd)"'],
         "args": ["$(WHO)", "$$(WHO)"],
-        "env": _env(WHO="me"),
+        "env": env(WHO="me"),
         "workingDir": "/tmp",
     }
     await ns.create(pod("p", container))
@@ -181,7 +174,7 @@ async def volumes_of_configuration(ns: Namespace) -> None:
 @case()
 async def a_missing_reference(ns: Namespace) -> None:
     """A container that names what is not there waits with the reason, and runs once it is."""
-    container = shell("echo $A", env=_env(A=_from(key("configMap", "later", "a"))))
+    container = shell("echo $A", env=env(A=_from(key("configMap", "later", "a"))))
     await ns.create(pod("p", container))
     found = await ns.pod("p", lambda found: waits(found) == "CreateContainerConfigError")
     assert phase(found) == "Pending"
@@ -194,7 +187,7 @@ async def a_missing_reference(ns: Namespace) -> None:
 @case()
 async def a_missing_key(ns: Namespace) -> None:
     """As a missing object: the Secret is there, its entry is not."""
-    container = shell("echo $A", env=_env(A=_from(key("secret", "s", "later"))))
+    container = shell("echo $A", env=env(A=_from(key("secret", "s", "later"))))
     await ns.create(secret("s", b="x"), pod("p", container))
     found = await ns.pod("p", lambda found: waits(found) == "CreateContainerConfigError")
     assert "couldn't find key later in Secret" in state(found, "waiting")["message"]
@@ -223,7 +216,7 @@ async def optional(ns: Namespace) -> None:
     """What is optional and not there is left out."""
     container = shell(
         'echo "[$A$B]"; ls /c /s; cat /both/a',
-        env=_env(
+        env=env(
             A=_from(key("configMap", "nobody", "a", optional=True)),
             B=_from(key("secret", "s", "nobody", optional=True)),
         ),
@@ -254,7 +247,7 @@ async def an_update(ns: Namespace) -> None:
     script = "until grep -q two /c/a; do sleep 0.2; done; echo $A; ls /c"
     container = shell(
         script,
-        env=_env(A=_from(key("configMap", "c", "a"))),
+        env=env(A=_from(key("configMap", "c", "a"))),
         volumeMounts=[mount("c", "/c")],
     )
     await ns.create(

@@ -61,6 +61,14 @@ def job(name: str, template: Object, *, labels: Object | None = None, **fields: 
     return {"kind": "Job", "metadata": {"name": name}, "spec": {"template": made, **fields}}
 
 
+def env(**values: str | Object) -> list[Object]:
+    """The variables of a container; one that is no text says where it comes from."""
+    return [
+        {"name": name, "value": value} if isinstance(value, str) else {"name": name, **value}
+        for name, value in values.items()
+    ]
+
+
 def config(name: str, **data: str) -> Object:
     """A ConfigMap."""
     return {"kind": "ConfigMap", "metadata": {"name": name}, "data": data}

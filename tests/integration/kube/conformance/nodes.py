@@ -8,7 +8,7 @@ from typing import Any
 
 from .api import Object, path_of
 from .catalogue import case
-from .manifests import ended, holds, phase, pod, python, service
+from .manifests import ended, env, holds, phase, pod, python, service
 from .namespace import Namespace
 
 PORT = 8000
@@ -43,11 +43,10 @@ async def _servers(ns: Namespace, nodes: list[str]) -> dict[str, str]:
     return {one["metadata"]["name"]: one["status"]["podIP"] for one in found}
 
 
-async def ask_from(ns: Namespace, node: str, script: str, **env: str) -> tuple[Any, str]:
+async def ask_from(ns: Namespace, node: str, script: str, **values: str) -> tuple[Any, str]:
     """What a script prints as JSON in a pod on ``node``, and that pod's address."""
     name = f"asks-from-{node}"
-    values = [{"name": key, "value": value} for key, value in env.items()]
-    await ns.create(pod(name, python(script, env=values), nodeName=node))
+    await ns.create(pod(name, python(script, env=env(**values)), nodeName=node))
     found = await ns.pod(name, ended)
     text = await ns.log(name)
     assert phase(found) == "Succeeded", text

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from .api import path_of
+from .api import Object, path_of
 from .catalogue import case
-from .manifests import ended, phase, pod, python
+from .manifests import ended, env, phase, pod, python
 from .namespace import Namespace
 from .nodes import two_nodes
 
@@ -80,8 +80,8 @@ async def nobody_there(ns: Namespace) -> None:
     with _counted(f"TEST-{ns.name}", str(services), stray, *gone.values(), _NOWHERE) as counts:
         pods = []
         for node in await two_nodes(ns):
-            env = {"SERVICE": service, "GONE": f"{gone[node]} {stray}", "NOWHERE": _NOWHERE}
-            pods += [await _knocking(ns, node, env, own=own) for own in (False, True)]
+            told = env(SERVICE=service, GONE=f"{gone[node]} {stray}", NOWHERE=_NOWHERE)
+            pods += [await _knocking(ns, node, told, own=own) for own in (False, True)]
         said = {name: await _told(ns, name) for name in pods}
         *reached, control = counts()
     assert control >= len(said) == 4, "the counter does not see what the nodes send"
@@ -89,11 +89,10 @@ async def nobody_there(ns: Namespace) -> None:
     assert list(said.values()) == [_TOLD] * 4, said
 
 
-async def _knocking(ns: Namespace, node: str, env: dict[str, str], *, own: bool) -> str:
+async def _knocking(ns: Namespace, node: str, told: list[Object], *, own: bool) -> str:
     """A pod on ``node``, on its ``own`` network if need be, that asks them all."""
     name = f"{'node' if own else 'pod'}-{node}"
-    values = [{"name": key, "value": value} for key, value in env.items()]
-    await ns.create(pod(name, python(_KNOCK, env=values), nodeName=node, hostNetwork=own))
+    await ns.create(pod(name, python(_KNOCK, env=told), nodeName=node, hostNetwork=own))
     return name
 
 
